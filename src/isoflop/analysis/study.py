@@ -1,0 +1,127 @@
+"""What a finished or half-finished study left in its folder, read into one value.
+
+    experiment.json  the config as text                       required
+    ledger.jsonl     CheckpointRow, all figures a checkpoint   required
+    cells.jsonl      CellState, where each run stands          required
+    corpus.jsonl     SourceRow                                 may be missing
+    mixture.jsonl    MixtureRow                                may be missing
+    env.json         what it was made with                     may be missing
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from isoflop.analysis.families import Cell, final_cells
+from isoflop.analysis.table import sort_rows
+from isoflop.config import UserError
+from isoflop.records import CellState, CheckpointRow, MixtureRow, Row, SourceRow, read_rows
+
+MEMORY_PROBES = ("PhoneBookProbe",)
+"""Kinds of source whose task is to recall stated facts (isoflop.corpus.config)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that a report is made from. Only `rows` and `states` are needed."""
+
+    name: str
+    rows: tuple[CheckpointRow, ...]
+    """All checkpoints of all runs, in any order."""
+    states: tuple[CellState, ...]
+    """Every planned run. A run that is not "done" is named in the report."""
+    config_text: str = ""
+    """The experiment's config as JSON text; "" if unknown."""
+    corpus: tuple[SourceRow, ...] = ()
+    mixture: tuple[MixtureRow, ...] = ()
+    environment: dict[str, Any] = field(default_factory=dict)
+    """As folders.environment gives it; {} if not recorded."""
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Cells with a final checkpoint, by total parameters."""
+        return final_cells(self.rows)
+
+    @property
+    def sorted_rows(self) -> tuple[CheckpointRow, ...]:
+        """Rows in the order of the table."""
+        return tuple(sort_rows(self.rows))
+
+    @property
+    def unfinished(self) -> tuple[CellState, ...]:
+        """Runs that failed or never ended."""
+        return tuple(state for state in self.states if state.state != "done")
+
+    @property
+    def memory_tasks(self) -> frozenset[str]:
+        """Tasks that ask for stated facts: the memory probes of the config, and "memory"."""
+        try:
+            config = json.loads(self.config_text or "null")
+        except json.JSONDecodeError:
+            config = None
+        return frozenset({"memory", *_names_of_kind(config, MEMORY_PROBES)})
+
+
+def read_study(folder: Path) -> Study:
+    """Read an experiment's folder.
+
+    Raises:
+        UserError: no such folder, no study in it, or a line that does not fit.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder that `isoflop run` wrote")
+    for name in ("experiment.json", "ledger.jsonl", "cells.jsonl"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder}: no {name}, so this is not the folder of an experiment; "
+                "give the folder that `isoflop run` wrote"
+            )
+    config_text = _text(folder / "experiment.json")
+    _json(folder / "experiment.json", config_text)
+    environment_path = folder / "env.json"
+    environment: Any = {}
+    if environment_path.is_file():
+        environment = _json(environment_path, _text(environment_path))
+        if not isinstance(environment, dict):
+            raise UserError(f"{environment_path}: expected a JSON object of names and values")
+    rows = tuple(read_rows(folder / "ledger.jsonl", CheckpointRow))
+    return Study(
+        name=rows[0].experiment if rows else folder.resolve().name,
+        rows=rows,
+        states=tuple(read_rows(folder / "cells.jsonl", CellState)),
+        config_text=config_text,
+        corpus=_optional(folder / "corpus.jsonl", SourceRow),
+        mixture=_optional(folder / "mixture.jsonl", MixtureRow),
+        environment=environment,
+    )
+
+
+def _optional(path: Path, kind: type[Row]) -> tuple[Row, ...]:
+    return tuple(read_rows(path, kind)) if path.is_file() else ()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def _json(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+
+
+def _names_of_kind(config: Any, kinds: tuple[str, ...]) -> set[str]:
+    """Names of all parts of a config, at any depth, whose "kind" is one of `kinds`."""
+    if isinstance(config, list):
+        return set().union(*(_names_of_kind(item, kinds) for item in config))
+    if not isinstance(config, dict):
+        return set()
+    found = set().union(*(_names_of_kind(item, kinds) for item in config.values()))
+    if config.get("kind") in kinds and isinstance(config.get("name"), str):
+        found.add(config["name"])
+    return found

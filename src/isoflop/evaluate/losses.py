@@ -1,0 +1,225 @@
+"""Task loss: the bits of a gold answer given its prompt, also where a token spans their join.
+
+Prompt and answer are encoded together, as they were in training. Tokens wholly
+in the prompt are context. Where the prompt's end is the end of a token, the
+bits are the sum of -log2 p over the answer's tokens.
+
+Where a token begins in the prompt and ends in the answer, its -log2 p would
+charge the answer for the prompt's last bytes, the leftover, and cutting there
+would ask for tokens the model never saw. So the token's probability is
+conditioned on beginning with the leftover ("token healing"):
+
+    bits = -log2( p(token) / sum of p(v) over all tokens v whose bytes begin with the leftover )
+
+What this neglects: the text can also be spelt by tokens that end inside the
+leftover or at the join, and the context before it in other tokens. Training
+shows the model the tokenizer's own spelling nearly always, so such spellings
+hold little probability; a sum over all of them has exponentially many terms.
+
+The end of text is no part of the answer: its bits are not counted.
+
+Shapes in this file:
+    batch       questions scored together
+    position    tokens of the longest
+    vocabulary  tokens of the model's vocabulary, padding included
+
+Source: task loss in bits per byte and per token, arXiv:2508.18672, section 3.2
+(released evaluation code). The conditioning is ours.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from isoflop.config import UserError
+from isoflop.model.transformer import Transformer
+from isoflop.tokens.tokenizer import Tokenizer
+
+LOGITS_LIMIT = 2**26
+"""Logits of one batch, at most: 256 MiB in float32. Chosen; larger batches are split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A prompt and its gold answer as one row of tokens."""
+
+    tokens: tuple[int, ...]
+    """Start, prompt and answer, encoded together."""
+    first_answer: int
+    """Place in `tokens` of the first token that reaches into the answer."""
+    leftover: bytes
+    """The prompt's bytes that this token begins with; empty if the answer begins a token."""
+    num_bytes: int
+    """UTF-8 bytes of the answer."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether a token spans the join of prompt and answer."""
+        return bool(self.leftover)
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """Tokens that reach into the answer."""
+        return len(self.tokens) - self.first_answer
+
+
+class AnswerLoss(NamedTuple):
+    """What one gold answer costs given its prompt."""
+
+    bits: float
+    num_tokens: int
+    """Tokens that reach into the answer."""
+    num_bytes: int
+    """UTF-8 bytes of the answer."""
+    joined: bool
+    """Whether a token spans the join of prompt and answer."""
+
+
+def encode_question(
+    tokenizer: Tokenizer, prompt: str, answer: str, *, start: tuple[int, ...] = ()
+) -> Question:
+    """Encode prompt and answer together and find where the answer begins.
+
+    `start` holds tokens to stand before the prompt.
+
+    Raises:
+        UserError: an empty answer, or a token spans the join and the tokenizer's
+            tokens have no bytes.
+    """
+    if not answer:
+        raise UserError(f"the prompt {prompt[:60]!r} has an empty answer; give it one or remove it")
+    spans = tokenizer.spans(prompt + answer)
+    tokens = (*start, *(span.token for span in spans))
+    join = len(prompt)
+    prompt_bytes, answer_bytes = prompt.encode(), answer.encode()
+    first = 0
+    leftover = b""
+    for first, span in enumerate(spans):  # noqa: B007 - read after the loop
+        if span.start_byte is not None and span.end_byte is not None:
+            if span.end_byte > len(prompt_bytes):
+                leftover = prompt_bytes[span.start_byte :]
+                break
+        elif span.end > join:
+            if span.start < join:
+                raise UserError(
+                    f"a token spans the join of the prompt {prompt[-40:]!r} and the answer "
+                    f"{answer[:40]!r}, and this tokenizer's tokens have no bytes to part it; end "
+                    "the prompts where tokens end or use a byte-level tokenizer"
+                )
+            break
+    return Question(
+        tokens=tokens,
+        first_answer=len(start) + first,
+        leftover=leftover,
+        num_bytes=len(answer_bytes),
+    )
+
+
+def fits(question: Question, sequence_length: int) -> bool:
+    """Whether the model can score the whole answer: some context, and no token too many.
+
+    The last token is only predicted, never read, so one more than the length fits.
+    """
+    return question.first_answer >= 1 and len(question.tokens) <= sequence_length + 1
+
+
+def task_losses(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    batch_items: int,
+    start: tuple[int, ...] = (),
+) -> list[AnswerLoss | None]:
+    """The loss of each (prompt, answer), in order; None for one the model has no room for.
+
+    Raises:
+        UserError: an empty answer, or logits that are not finite.
+    """
+    questions = [encode_question(tokenizer, *pair, start=start) for pair in pairs]
+    room = model.config.sequence_length
+    losses: list[AnswerLoss | None] = [None] * len(questions)
+    kept = [place for place, question in enumerate(questions) if fits(question, room)]
+    chosen = [questions[place] for place in kept]
+    for place, bits in zip(
+        kept, answer_bits(model, tokenizer, chosen, batch_items=batch_items), strict=True
+    ):
+        question = questions[place]
+        losses[place] = AnswerLoss(
+            bits, question.num_answer_tokens, question.num_bytes, question.joined
+        )
+    return losses
+
+
+def answer_bits(
+    model: Transformer, tokenizer: Tokenizer, questions: Sequence[Question], *, batch_items: int
+) -> list[float]:
+    """Bits of each question's answer, in order; every question must fit the model.
+
+    Questions of like length share a batch: one forward pass a batch.
+
+    Raises:
+        UserError: logits that are not finite.
+    """
+    bits = [math.nan] * len(questions)
+    order = sorted(range(len(questions)), key=lambda place: len(questions[place].tokens))
+    while order:
+        longest = len(questions[order[-1]].tokens)
+        room = LOGITS_LIMIT // (longest * model.config.vocabulary_size)
+        size = max(1, min(batch_items, room))
+        order, batch = order[:-size], order[-size:]
+        scored = _score_batch(model, tokenizer, [questions[place] for place in batch])
+        for place, value in zip(batch, scored, strict=True):
+            bits[place] = value
+    return bits
+
+
+@torch.inference_mode()
+def _score_batch(
+    model: Transformer, tokenizer: Tokenizer, questions: list[Question]
+) -> list[float]:
+    """Bits of each answer, from one forward pass over questions padded on the right."""
+    device = model.embedding.device
+    longest = max(len(question.tokens) for question in questions) - 1
+    # Padding stands behind every answer, where causal attention never looks.
+    inputs = [
+        [*question.tokens[:-1], *[0] * (longest + 1 - len(question.tokens))]
+        for question in questions
+    ]
+    logits = model(torch.tensor(inputs, device=device)).logits
+    rows: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    for row, question in enumerate(questions):
+        answer = range(question.first_answer, len(question.tokens))
+        rows += [row] * len(answer)
+        places += [place - 1 for place in answer]
+        targets += question.tokens[question.first_answer :]
+    asked = logits[rows, places].double()
+    if not asked.isfinite().all():
+        raise UserError(
+            "the model's logits are not finite (training diverged or the weights are damaged); "
+            "evaluate an earlier checkpoint or train again with a lower peak_learning_rate"
+        )
+    bits = -asked.log_softmax(dim=-1)[range(len(targets)), targets] / math.log(2)
+    per_token = bits.tolist()
+    totals = []
+    at = 0
+    for question in questions:
+        if question.joined:
+            allowed = tokenizer.tokens_starting_with(question.leftover)
+            per_token[at] = healed_bits(asked[at], targets[at], allowed)
+        totals.append(math.fsum(per_token[at : at + question.num_answer_tokens]))
+        at += question.num_answer_tokens
+    return totals
+
+
+def healed_bits(logits: Float[Tensor, " vocabulary"], token: int, allowed: list[int]) -> float:
+    """Bits of `token` among the tokens that are `allowed`, which it must be one of."""
+    among = logits[torch.tensor(allowed, device=logits.device)]
+    return (among.logsumexp(dim=0) - logits[token]).item() / math.log(2)

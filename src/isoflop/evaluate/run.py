@@ -1,0 +1,135 @@
+"""Every kept checkpoint of a training run scored, one at a time, resumable.
+
+    <train folder>/checkpoints/step-<8 digits>/   read
+    <out>/parts/{answers,scores}-<8 digits>.jsonl one pair a checkpoint; scores last
+    <out>/answers.jsonl, <out>/scores.jsonl       all of them, in the order of steps; scores last
+
+A kill loses the checkpoint at work and nothing else; run again, the files hold
+the same bytes as without the kill. `out` belongs to one config and one set of
+inputs: the caller names it by their digest.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoflop.config import UserError
+from isoflop.evaluate.config import EvaluateConfig
+from isoflop.evaluate.score import evaluate_checkpoint
+from isoflop.model.checkpoint import load_checkpoint
+from isoflop.records import AnswerRow, EvaluationItem, ScoreRow, read_rows, write_rows
+from isoflop.tokens.tokenizer import Tokenizer
+
+STEP_PREFIX = "step-"
+"""A checkpoint's folder is this and its step in eight digits."""
+
+
+def evaluate_run(
+    train_folder: Path,
+    tokenizer: Tokenizer,
+    items: Sequence[Path],
+    config: EvaluateConfig,
+    out: Path,
+    *,
+    batch_tokens: int,
+    progress: Callable[[int, int], None],
+    compute_dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
+    """Score every checkpoint of a finished training run; does nothing where it already has.
+
+    Args:
+        train_folder: its checkpoints lie under checkpoints/.
+        tokenizer: the one the run was trained with.
+        items: files of EvaluationItem rows; all are asked, in this order.
+        config: the last checkpoint is asked `max_items`, the others `max_items_between`.
+        out: folder for answers.jsonl and scores.jsonl.
+        batch_tokens: training tokens of one step.
+        progress: called with (checkpoints scored, checkpoints) at the start and after each.
+
+    Raises:
+        UserError: no checkpoints, or a file that is missing, cut short or of another
+            kind; the checkpoint is named.
+    """
+    checkpoints = find_checkpoints(train_folder)
+    if (out / "scores.jsonl").exists():
+        shutil.rmtree(out / "parts", ignore_errors=True)
+        progress(len(checkpoints), len(checkpoints))
+        return
+    asked = read_items(items)
+    last = max(checkpoints)
+    for done, (step, folder) in enumerate(checkpoints.items()):
+        progress(done, len(checkpoints))
+        if _part(out, "scores", step).exists():
+            continue
+        model = load_checkpoint(folder, compute_dtype=compute_dtype, device=device)
+        limit = config.max_items if step == last else config.max_items_between
+        try:
+            scores, answers = evaluate_checkpoint(
+                model,
+                tokenizer,
+                asked,
+                config,
+                step=step,
+                tokens=step * batch_tokens,
+                max_items=limit,
+            )
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from None
+        write_rows(_part(out, "answers", step), answers)
+        write_rows(_part(out, "scores", step), scores)
+    for name, kind in (("answers", AnswerRow), ("scores", ScoreRow)):
+        _join(out, name, kind, list(checkpoints))
+    shutil.rmtree(out / "parts")
+    progress(len(checkpoints), len(checkpoints))
+
+
+def find_checkpoints(train_folder: Path) -> dict[int, Path]:
+    """The kept checkpoints by step, rising.
+
+    Raises:
+        UserError: there are none, or a name is not step-<number>.
+    """
+    folder = train_folder / "checkpoints"
+    paths = sorted(folder.glob(f"{STEP_PREFIX}*"))
+    if not paths:
+        raise UserError(f"{folder}: no checkpoints ({STEP_PREFIX}00000001 and so on); train first")
+    found = {}
+    for path in paths:
+        digits = path.name.removeprefix(STEP_PREFIX)
+        if not (digits.isascii() and digits.isdigit()):
+            raise UserError(f"{path}: the name must be {STEP_PREFIX} and a number; move it away")
+        found[int(digits)] = path
+    return dict(sorted(found.items()))
+
+
+def read_items(files: Sequence[Path]) -> list[EvaluationItem]:
+    """The items of all files in order.
+
+    Raises:
+        UserError: a file is missing or broken, or two items have one name.
+    """
+    items = [item for file in files for item in read_rows(file, EvaluationItem)]
+    seen: set[tuple[str, str, str]] = set()
+    for item in items:
+        name = item.task, item.split, item.id
+        if name in seen:
+            raise UserError(
+                f"{', '.join(map(str, files))}: item {item.id!r} of task {item.task!r}, split "
+                f"{item.split!r}, stands there twice; ids must differ"
+            )
+        seen.add(name)
+    return items
+
+
+def _part(out: Path, name: str, step: int) -> Path:
+    return out / "parts" / f"{name}-{step:08d}.jsonl"
+
+
+def _join(out: Path, name: str, kind: type[Any], steps: list[int]) -> None:
+    """Put the parts of all steps into one file."""
+    rows = (row for step in steps for row in read_rows(_part(out, name, step), kind))
+    write_rows(out / f"{name}.jsonl", rows)

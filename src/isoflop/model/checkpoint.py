@@ -1,0 +1,94 @@
+"""A checkpoint on disk: weights in safetensors with their config beside them.
+
+    <folder>/config.json        ModelConfig
+    <folder>/model.safetensors  weights, float32; its metadata holds the config's digest
+
+safetensors rather than pickle: a checkpoint from elsewhere cannot run code.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from isoflop.config import UserError, digest, from_dict, to_text
+from isoflop.model.config import ModelConfig
+from isoflop.model.transformer import Transformer
+from isoflop.records import atomic_file, write_text
+
+
+def save_checkpoint(model: Transformer, folder: Path) -> None:
+    """Write config and weights; the weights' file appears last and whole."""
+    write_text(folder / "config.json", to_text(model.config))
+    tensors = {name: value.detach().cpu() for name, value in model.named_parameters()}
+    save_tensors(folder / "model.safetensors", tensors, {"config": digest(model.config)})
+
+
+def load_checkpoint(
+    folder: Path, *, compute_dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Transformer:
+    """The model of a checkpoint folder, ready to evaluate.
+
+    Raises:
+        UserError: no checkpoint, one cut short, or weights of another config.
+    """
+    path = folder / "config.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no checkpoint here (config.json is missing)") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON: {error}; copy the checkpoint again") from None
+    config = from_dict(ModelConfig, data, str(path))
+    tensors, metadata = load_tensors(folder / "model.safetensors")
+    if metadata.get("config") != digest(config):
+        raise UserError(
+            f"{folder}: model.safetensors was written for another config than config.json "
+            f"(digest {metadata.get('config')}, expected {digest(config)})"
+        )
+    model = Transformer(config, compute_dtype=compute_dtype)
+    copy_into(dict(model.named_parameters()), tensors, folder)
+    return model.to(device).eval()
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors and text metadata atomically."""
+    with atomic_file(path) as part:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """All tensors and the metadata of a safetensors file.
+
+    Raises:
+        UserError: missing or cut short.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error}); delete it to train again, "
+            "or copy it again"
+        ) from None
+
+
+@torch.no_grad()
+def copy_into(
+    targets: dict[str, torch.Tensor], values: dict[str, torch.Tensor], where: Path
+) -> None:
+    """Copy `values` into `targets` in place; names and shapes must be the same."""
+    if set(targets) != set(values):
+        odd = sorted(set(targets) ^ set(values))
+        raise UserError(f"{where}: tensors missing or not expected: {', '.join(odd[:3])}")
+    for name, target in targets.items():
+        if target.shape != values[name].shape:
+            raise UserError(
+                f"{where}: {name} has shape {tuple(values[name].shape)}, "
+                f"expected {tuple(target.shape)}"
+            )
+        target.copy_(values[name])

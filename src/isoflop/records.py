@@ -1,0 +1,317 @@
+"""Typed rows in which the stages meet, and how they are written and read.
+
+A row is a frozen dataclass and one line of JSON. A file of rows appears when it
+is complete; a line that does not fit is an error that names file and line. A
+figure that was not measured is None, never 0.
+
+Units: losses in nats per token unless the name says bits; times in seconds.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from isoflop.config import UserError, from_dict
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One training text. Written by corpus, read by tokens."""
+
+    id: str
+    """Unique within its source and stable from the raw file to the report."""
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAside:
+    """One input that could not be used, and why. Written by corpus."""
+
+    where: str
+    """File and line, or file."""
+    reason: str
+    """A short reason that can be counted, e.g. "not UTF-8"."""
+    detail: str
+    """What exactly was wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRow:
+    """What one source of text holds. Written by corpus, one a source."""
+
+    source: str
+    num_documents: int
+    """Training documents."""
+    num_validation_documents: int
+    num_set_aside: int
+    num_bytes: int
+    """UTF-8 bytes of the training documents."""
+    information_bits: float | None
+    """What an ideal memory must store to know every fact; None for texts that are no probe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationItem:
+    """One question with its gold answer. Written by corpus, read by evaluate."""
+
+    id: str
+    task: str
+    """Name of the task, e.g. "memory"."""
+    split: str
+    """"seen": the training text states it; "held_out": it does not."""
+    prompt: str
+    answer: str
+    """Gold continuation of the prompt, up to and without the stop text."""
+    final_answer: str
+    """What the grader compares: the whole answer, or its last step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRow:
+    """Tokens of one source. Written by tokens, one a source."""
+
+    source: str
+    train_tokens: int
+    validation_tokens: int
+    num_documents: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureRow:
+    """How one run uses one source. Written by train."""
+
+    source: str
+    share: float
+    """Asked share of the training tokens."""
+    unique_tokens: int
+    """Tokens the source holds."""
+    used_tokens: int
+    """Tokens the run reads."""
+    epochs: float
+    """used_tokens / unique_tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """One optimiser step, or the mean of the steps since the last row. Written by train."""
+
+    step: int
+    """Steps done, 1 for the first."""
+    tokens: int
+    """Training tokens read so far."""
+    train_loss: float
+    """Cross-entropy of the next token in nats, without any router loss."""
+    learning_rate: float
+    gradient_norm: float
+    """L2 norm before clipping."""
+    balance_loss: tuple[float, ...]
+    """Switch balance loss of each layer; 1.0 is even use, for every top_k."""
+    z_loss: tuple[float, ...]
+    """Mean squared logsumexp of the router logits of each layer."""
+    expert_load: tuple[tuple[float, ...], ...]
+    """Share of the routed tokens that each expert of each layer received; sums to 1 a layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingRow:
+    """Speed of training. Apart from StepRow, since times differ from run to run."""
+
+    step: int
+    tokens_per_second: float
+    seconds: float
+    """Training time so far, interruptions left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossRow:
+    """Loss on one split of one source at one checkpoint. Written by train."""
+
+    step: int
+    tokens: int
+    source: str
+    split: str
+    """"validation", or "train": as many sequences of the training documents."""
+    loss: float
+    """Cross-entropy of the next token in nats."""
+    standard_error: float | None
+    """Over validation sequences; None for fewer than two."""
+    num_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """One task on one checkpoint. Written by evaluate, read by analysis."""
+
+    step: int
+    tokens: int
+    task: str
+    split: str
+    num_items: int
+    """Items of the task."""
+    num_scored: int
+    """Items that entered the means; num_items - num_scored were left out."""
+    num_ungradable: int
+    """Generated answers without anything a grader could read. They count as wrong."""
+    accuracy: float | None
+    accuracy_standard_error: float | None
+    bits_per_byte: float | None
+    """Mean over items of the gold answer's bits given its prompt / its UTF-8 bytes."""
+    bits_per_byte_standard_error: float | None
+    bits_per_token: float | None
+    bits_per_token_standard_error: float | None
+    answer_bits: float | None
+    """Mean bits of a whole gold answer."""
+    answer_probability: float | None
+    """Mean over items of 2^-bits: the accuracy of sampling once, as far as the loss tells."""
+    num_joined: int
+    """Items in which a token spans the join of prompt and answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRow:
+    """One item on one checkpoint. Written by evaluate."""
+
+    step: int
+    item: str
+    task: str
+    split: str
+    generated: str | None
+    correct: bool | None
+    """None: not gradable."""
+    answer_bits: float | None
+    num_answer_tokens: int
+    num_answer_bytes: int
+    joined: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRow:
+    """Every figure ever measured on one checkpoint. Joined by sweep.ledger, read by analysis."""
+
+    experiment: str
+    cell: str
+    """Name of the cell, e.g. "E16-k2"."""
+    seed: int
+    run: str
+    """Name of the training folder: cell, seed and digest."""
+    step: int
+    tokens: int
+    final: bool
+    """Whether this is the run's last checkpoint."""
+    num_layers: int
+    d_model: int
+    d_expert: int
+    num_experts: int
+    top_k: int
+    sparsity: float
+    density: float
+    total_params: int
+    active_params: int
+    """Parameters that touch one token, embeddings included, router left out."""
+    train_flops: int
+    """Forward and backward of the tokens so far, by Megatron-LM's count."""
+    train_flops_6n: int
+    """6 x active_params x tokens."""
+    tpp: float
+    """tokens / total_params."""
+    active_tpp: float
+    """tokens / active_params."""
+    train_loss: float
+    """Mean of the steps since the previous training row, in nats, without router losses."""
+    balance_loss: float
+    """Mean over layers."""
+    max_expert_load: float
+    """Largest share of a layer's routed tokens on one expert x num_experts; 1.0 is even."""
+    tokens_per_second: float | None
+    seconds: float | None
+    losses: tuple[LossRow, ...]
+    scores: tuple[ScoreRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellState:
+    """Where one cell of a study stands. Kept by sweep.ledger."""
+
+    cell: str
+    seed: int
+    run: str
+    state: str
+    """"waiting", "running", "done" or "failed"."""
+    reason: str | None
+    """Why it failed, in one line."""
+
+
+def row_to_line(row: Any) -> str:
+    """One line of JSON without its line end."""
+    return json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False)
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Write one record a line; the file appears only when complete and on disk."""
+    with atomic_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as out:
+        for row in rows:
+            out.write(row_to_line(row) + "\n")
+
+
+def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """The rows of a file, in order.
+
+    Raises:
+        UserError: the file is missing or a line is no `kind`; file and line are named.
+    """
+    try:
+        lines = path.open(encoding="utf-8", newline="\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file of {kind.__name__} rows") from None
+    with lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                data = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: not JSON: {error}") from None
+            yield from_dict(kind, data, f"{path}:{number}")
+
+
+class atomic_file:  # noqa: N801 - used as a context manager, like open()
+    """``with atomic_file(path) as part``: write to `part`; `path` appears when the block ends well.
+
+    The bytes are on disk before the name is: after a power cut there is the old
+    file, the new file, or none, never half of one. An error leaves `path` as it was.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.part = path.with_name(path.name + ".part")
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.part
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.part.unlink(missing_ok=True)
+            return
+        flush_to_disk(self.part)
+        self.part.replace(self.path)
+        flush_to_disk(self.path.parent)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Make the bytes of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    with atomic_file(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,69 @@
+"""An experiment: a corpus, a family of models, one training recipe, and what is measured."""
+
+from dataclasses import dataclass
+
+from isoflop.config import UserError
+from isoflop.corpus.config import Corpus
+from isoflop.design.family import Cell, check_matched
+from isoflop.evaluate.config import EvaluateConfig
+from isoflop.tokens.config import TokenizerConfig
+from isoflop.tokens.tokenizer import padded_vocabulary_size
+from isoflop.train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A study: every cell is trained once with every seed on the same tokens."""
+
+    name: str
+    """Name of its folder under the output folder."""
+    summary: str
+    """What it shows, in a sentence."""
+    corpus: Corpus
+    tokenizer: TokenizerConfig
+    cells: tuple[Cell, ...]
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    seeds: tuple[int, ...] = (0,)
+    """Each seeds the weights and the order of the batches; the corpus has its own."""
+    active_tolerance: float | None = 0.01
+    """Largest relative difference of active parameters within the family (router left out).
+    None: the cells form several groups and are compared only within them."""
+    flops_tolerance: float = 0.1
+    """Largest relative difference of training FLOPs per token, router included: in a small
+    model a router over many experts is not free. Unused without `active_tolerance`."""
+
+    def __post_init__(self) -> None:
+        if not self.cells or not self.seeds:
+            raise UserError(f"{self.name}: an experiment needs at least one cell and one seed")
+        names = [cell.name for cell in self.cells]
+        if len(set(names)) < len(names):
+            raise UserError(f"{self.name}: cells need different names, got {', '.join(names)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"{self.name}: seeds must differ, got {self.seeds}")
+        for cell in self.cells:
+            if cell.model.sequence_length < self.train.sequence_length:
+                raise UserError(
+                    f"{cell.name}: sequence_length={cell.model.sequence_length} must be at least "
+                    f"the training's {self.train.sequence_length}"
+                )
+        if self.active_tolerance is not None:
+            check_matched(
+                self.cells,
+                active_tolerance=self.active_tolerance,
+                flops_tolerance=self.flops_tolerance,
+            )
+
+    def check_vocabulary(self) -> None:
+        """Refuse cells whose vocabulary is not the tokenizer's padded one.
+
+        Raises:
+            UserError: a cell's vocabulary differs; the message names both sizes.
+        """
+        size = padded_vocabulary_size(self.tokenizer)
+        for cell in self.cells:
+            if cell.model.vocabulary_size != size:
+                raise UserError(
+                    f"{cell.name}: vocabulary_size={cell.model.vocabulary_size} must be the "
+                    f"tokenizer's {size} (padded to a multiple of {self.tokenizer.pad_to_multiple})"
+                )

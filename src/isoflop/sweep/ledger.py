@@ -1,0 +1,139 @@
+"""The ledger: every figure ever measured on each checkpoint, joined from the run folders.
+
+    <folder>/ledger.jsonl    CheckpointRow, one a checkpoint
+    <folder>/cells.jsonl     CellState, one a run
+    <folder>/corpus.jsonl    SourceRow;  <folder>/mixture.jsonl  MixtureRow
+    <folder>/env.json        environment of the first finished run
+
+Written anew from the folders each time, so it cannot disagree with them.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+
+from isoflop.folders import environment
+from isoflop.model.count import active_params, total_params
+from isoflop.model.count import train_flops_per_token_megatron as flops_per_token
+from isoflop.records import (
+    CellState,
+    CheckpointRow,
+    LossRow,
+    MixtureRow,
+    ScoreRow,
+    SourceRow,
+    StepRow,
+    TimingRow,
+    read_rows,
+    write_rows,
+    write_text,
+)
+from isoflop.sweep.study import PlannedRun, Study
+
+KAPLAN_FLOPS_PER_PARAMETER = 6
+"""Per token: 2 forward, 4 backward. Kaplan et al. 2020 (arXiv:2001.08361), section 2.1."""
+
+FAILURE_FILE = "FAILED"
+"""In a run's training folder: why its last attempt failed."""
+
+
+def write_ledger(study: Study, root: Path) -> list[CellState]:
+    """Join all finished runs and write the ledger's files; returns where each run stands."""
+    states = [run_state(study, root, run) for run in study.runs]
+    done = [run for run, state in zip(study.runs, states, strict=True) if state.state == "done"]
+    write_rows(
+        root / "ledger.jsonl", [row for run in done for row in checkpoint_rows(study, root, run)]
+    )
+    write_rows(root / "cells.jsonl", states)
+    sources: list[SourceRow] = []
+    for stage in study.corpora:
+        sources += read_rows(root / stage.path / "source.jsonl", SourceRow)
+    write_rows(root / "corpus.jsonl", sources)
+    if done:
+        first = root / done[0].train.path
+        write_rows(root / "mixture.jsonl", read_rows(first / "mixture.jsonl", MixtureRow))
+        write_text(root / "env.json", (first / "env.json").read_text(encoding="utf-8"))
+    else:
+        write_rows(root / "mixture.jsonl", [])
+        write_text(root / "env.json", json.dumps(environment(), indent=2) + "\n")
+    return states
+
+
+def run_state(study: Study, root: Path, run: PlannedRun) -> CellState:
+    """Whether a run is done, failed or waiting."""
+    state, reason = "waiting", None
+    failure = root / run.train.path / FAILURE_FILE
+    if study.folder(root, run.evaluate).done:
+        state = "done"
+    elif failure.exists():
+        state, reason = "failed", failure.read_text(encoding="utf-8").strip()
+    return CellState(cell=run.cell, seed=run.seed, run=run.name, state=state, reason=reason)
+
+
+def record_failure(root: Path, run: PlannedRun, reason: str) -> None:
+    """Leave the reason of a failed run in its folder."""
+    write_text(root / run.train.path / FAILURE_FILE, reason + "\n")
+
+
+def clear_failure(root: Path, run: PlannedRun) -> None:
+    """Forget an earlier failure; the run is tried again."""
+    (root / run.train.path / FAILURE_FILE).unlink(missing_ok=True)
+
+
+def checkpoint_rows(study: Study, root: Path, run: PlannedRun) -> list[CheckpointRow]:
+    """One row for each checkpoint of a finished run, in the order of steps."""
+    train = root / run.train.path
+    steps = {row.step: row for row in read_rows(train / "steps.jsonl", StepRow)}
+    timings = {row.step: row for row in read_rows(train / "timings.jsonl", TimingRow)}
+    losses, scores = defaultdict(list), defaultdict(list)
+    for loss in read_rows(train / "losses.jsonl", LossRow):
+        losses[loss.step].append(loss)
+    for score in read_rows(root / run.evaluate.path / "scores.jsonl", ScoreRow):
+        scores[score.step].append(score)
+    return [
+        _join(study, run, steps[step], timings.get(step), tuple(losses[step]), tuple(scores[step]))
+        for step in study.experiment.train.checkpoint_steps
+    ]
+
+
+def _join(
+    study: Study,
+    run: PlannedRun,
+    step: StepRow,
+    timing: TimingRow | None,
+    losses: tuple[LossRow, ...],
+    scores: tuple[ScoreRow, ...],
+) -> CheckpointRow:
+    model = study.cell(run.cell).model
+    total, active = total_params(model), active_params(model)
+    loads = [max(layer) * model.num_experts for layer in step.expert_load]
+    return CheckpointRow(
+        experiment=study.experiment.name,
+        cell=run.cell,
+        seed=run.seed,
+        run=run.name,
+        step=step.step,
+        tokens=step.tokens,
+        final=step.step == study.experiment.train.num_steps,
+        num_layers=model.num_layers,
+        d_model=model.d_model,
+        d_expert=model.d_expert,
+        num_experts=model.num_experts,
+        top_k=model.top_k,
+        sparsity=model.sparsity,
+        density=model.density,
+        total_params=total,
+        active_params=active,
+        train_flops=flops_per_token(model, study.experiment.train.sequence_length) * step.tokens,
+        train_flops_6n=KAPLAN_FLOPS_PER_PARAMETER * active * step.tokens,
+        tpp=step.tokens / total,
+        active_tpp=step.tokens / active,
+        train_loss=step.train_loss,
+        balance_loss=fmean(step.balance_loss),
+        max_expert_load=max(loads),
+        tokens_per_second=timing.tokens_per_second if timing else None,
+        seconds=timing.seconds if timing else None,
+        losses=losses,
+        scores=scores,
+    )

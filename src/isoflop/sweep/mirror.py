@@ -1,0 +1,143 @@
+"""Show rows live in TensorBoard or Weights & Biases, which are extras.
+
+A mirror reads the rows that runs append to their folders and forwards the new
+ones. The rows stay the record; a mirror can be switched on or off at any time.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+from isoflop.config import UserError
+from isoflop.sweep.study import Study
+
+MIRRORS = ("tensorboard", "wandb")
+
+
+class Writer(Protocol):
+    """One run's page in a tracker."""
+
+    def add(self, step: int, figures: dict[str, float]) -> None:
+        """Show the figures of one step."""
+
+    def close(self) -> None:
+        """Write what is open."""
+
+
+def open_mirror(kind: str, root: Path) -> "Mirror":
+    """A mirror of this kind, its files under `root`.
+
+    Raises:
+        UserError: no such kind, or its package is not installed.
+    """
+    if kind not in MIRRORS:
+        raise UserError(f"mirror {kind!r} must be one of {', '.join(MIRRORS)}")
+    return Mirror(kind, root)
+
+
+class Mirror:
+    """Forwards new rows of every run."""
+
+    def __init__(self, kind: str, root: Path):
+        self._kind, self._root = kind, root
+        self._writers: dict[str, Writer] = {}
+        self._read: dict[Path, int] = {}
+        self._make = _tensorboard_writer if kind == "tensorboard" else _wandb_writer
+
+    def poll(self, study: Study) -> None:
+        """Forward the rows that came since the last call."""
+        for run in study.runs:
+            folder = self._root / run.train.path
+            for name, figures in (("steps.jsonl", _step_figures), ("losses.jsonl", _loss_figures)):
+                for row in self._new_rows(folder / name):
+                    if run.name not in self._writers:
+                        place = self._root / self._kind / run.name
+                        self._writers[run.name] = self._make(place, study.experiment.name, run.name)
+                    self._writers[run.name].add(row["step"], figures(row))
+
+    def close(self) -> None:
+        """End all pages."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _new_rows(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Whole lines beyond those read before. A resumed run rewrites its file, shorter or equal:
+        then the rows it makes again are shown again, with the same values."""
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            start = self._read.get(path, 0)
+            if path.stat().st_size < start:
+                start = 0
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                start += len(line)
+                yield json.loads(line)
+        self._read[path] = start
+
+
+def _step_figures(row: dict[str, Any]) -> dict[str, float]:
+    loads = [max(layer) * len(layer) for layer in row["expert_load"]]
+    return {
+        "train/loss": row["train_loss"],
+        "train/learning_rate": row["learning_rate"],
+        "train/gradient_norm": row["gradient_norm"],
+        "router/balance_loss": fmean(row["balance_loss"]),
+        "router/z_loss": fmean(row["z_loss"]),
+        "router/max_expert_load": max(loads),
+    }
+
+
+def _loss_figures(row: dict[str, Any]) -> dict[str, float]:
+    return {f"loss/{row['source']}/{row['split']}": row["loss"]}
+
+
+class _TensorboardWriter:
+    def __init__(self, place: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError(
+                "mirror tensorboard needs its package: pip install 'isoflop[tensorboard]'"
+            ) from None
+        self._writer = SummaryWriter(str(place))
+
+    def add(self, step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandbWriter:
+    def __init__(self, place: Path, project: str, name: str):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(
+                "mirror wandb needs its package: pip install 'isoflop[wandb]'"
+            ) from None
+        place.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            project=project, name=name, id=name, dir=place, resume="allow", reinit="create_new"
+        )
+
+    def add(self, step: int, figures: dict[str, float]) -> None:
+        # wandb's own step must never go back; training rows and losses of one step come apart.
+        self._run.log({**figures, "step": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _tensorboard_writer(place: Path, project: str, name: str) -> Writer:
+    return _TensorboardWriter(place)
+
+
+def _wandb_writer(place: Path, project: str, name: str) -> Writer:
+    return _WandbWriter(place, project, name)

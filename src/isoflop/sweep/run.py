@@ -1,0 +1,121 @@
+"""Run or resume a whole study: prepare, train and evaluate every cell, join, report."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from isoflop.folders import locked
+from isoflop.records import CellState
+from isoflop.sweep.config import Experiment
+from isoflop.sweep.ledger import clear_failure, record_failure, run_state, write_ledger
+from isoflop.sweep.mirror import Mirror, open_mirror
+from isoflop.sweep.pool import RunProgress, run_pool
+from isoflop.sweep.progress import open_progress
+from isoflop.sweep.stages import prepare
+from isoflop.sweep.study import Study, plan_study, write_study
+
+
+def run_study(
+    experiment: Experiment,
+    root: Path,
+    *,
+    num_workers: int | None = None,
+    mirrors: tuple[str, ...] = (),
+    console: Console | None = None,
+) -> list[CellState]:
+    """Run what is not finished of an experiment in the folder `root`, then write its report.
+
+    Killed at any moment and called again it goes on where it was and ends with
+    the same rows. A failed run is recorded and does not stop the others; it is
+    tried again at the next call.
+
+    Args:
+        num_workers: runs at once; None: one a GPU, or one a core where there is none.
+        mirrors: "tensorboard", "wandb": where rows are shown live as well.
+        console: where progress goes; None: standard error.
+
+    Returns:
+        Where each run stands, in the order of the study.
+
+    Raises:
+        UserError: an unusable corpus, tokenizer or config, or another study at work in `root`.
+        KeyboardInterrupt: after all workers have ended.
+    """
+    console = console or Console(stderr=True)
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root), _terminate_as_interrupt():
+        study = plan_study(experiment)
+        write_study(study, root)
+        prepare(study, root, lambda line: console.print(line, highlight=False, markup=False))
+        opened = [open_mirror(kind, root) for kind in mirrors]
+        pending = [
+            number
+            for number, run in enumerate(study.runs)
+            if run_state(study, root, run).state != "done"
+        ]
+        _run_pending(study, root, pending, num_workers or default_workers(), opened, console)
+        states = write_ledger(study, root)
+    # Imported last: figures need matplotlib, which a study that fails early need not wait for.
+    from isoflop.analysis.report import report
+
+    report(root)
+    return states
+
+
+def default_workers() -> int:
+    """One a GPU, or one a usable core where there is no GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    if visible is not None:
+        gpus = min(gpus, len([name for name in visible.split(",") if name]))
+    return gpus or len(os.sched_getaffinity(0))
+
+
+def _run_pending(
+    study: Study,
+    root: Path,
+    pending: list[int],
+    num_workers: int,
+    mirrors: list[Mirror],
+    console: Console,
+) -> None:
+    for number in pending:
+        clear_failure(root, study.runs[number])
+    progress = open_progress(study, pending, console)
+
+    def tell(said: RunProgress) -> None:
+        progress.tell(said)
+        if said.stage == "failed":
+            record_failure(root, study.runs[said.run], said.reason or "no reason given")
+
+    def tick() -> None:
+        progress.tick()
+        for mirror in mirrors:
+            mirror.poll(study)
+
+    try:
+        run_pool(study, root, pending, num_workers, tell, tick)
+        for mirror in mirrors:
+            mirror.poll(study)
+    finally:
+        progress.close()
+        for mirror in mirrors:
+            mirror.close()
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that workers end and files stay whole."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,159 @@
+"""The stages of a study in their order, each from finished folders to one more.
+
+Preparing (documents, tokenizer, shards) needs no torch and runs in the calling
+process; training and evaluation run in a worker, which alone imports torch.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from isoflop.corpus.build import build_source
+from isoflop.corpus.config import max_epochs
+from isoflop.folders import working_in
+from isoflop.sweep.study import PlannedRun, Study
+from isoflop.tokens.batches import Mixture
+from isoflop.tokens.build import sample_texts, tokenize_source
+from isoflop.tokens.shards import Shard
+from isoflop.tokens.tokenizer import Tokenizer, train_tokenizer
+
+Say = Callable[[str], None]
+"""Called with one line for the user."""
+
+WorkerProgress = Callable[[str, int, int, float | None], None]
+"""Called with the stage, units done, units in all, and tokens per second where they apply."""
+
+
+def prepare(study: Study, root: Path, say: Say) -> None:
+    """Make documents, tokenizer and shards; what is finished stays as it is.
+
+    Raises:
+        UserError: an unusable source, or a run that would repeat a source too often.
+    """
+    experiment = study.experiment
+    for stage, source in zip(study.corpora, experiment.corpus.sources, strict=True):
+        folder = study.folder(root, stage)
+        if folder.done:
+            continue
+        with working_in(folder) as path:
+            row = build_source(source, experiment.corpus.seed, path)
+            folder.finish()
+        set_aside = f", {row.num_set_aside} set aside" if row.num_set_aside else ""
+        say(
+            f"corpus {source.name}: {row.num_documents:,} documents, {row.num_bytes:,} bytes{set_aside}"
+        )
+    _prepare_tokenizer(study, root, say)
+    for corpus, stage in zip(study.corpora, study.tokens, strict=True):
+        folder = study.folder(root, stage)
+        if folder.done:
+            continue
+        with working_in(folder) as path:
+            tokens = tokenize_source(
+                load_tokenizer(study, root), stage.name, root / corpus.path, path
+            )
+            folder.finish()
+        say(f"tokens {stage.name}: {tokens.train_tokens:,} to train on")
+    _check_epochs(study, root, say)
+
+
+def _prepare_tokenizer(study: Study, root: Path, say: Say) -> None:
+    folder = study.folder(root, study.tokenizer)
+    if folder.done:
+        return
+    config = study.experiment.tokenizer
+    with working_in(folder) as path:
+        if config.path is None:
+            folders = [root / stage.path for stage in study.corpora]
+            texts = sample_texts(folders, study.experiment.corpus.shares, config.training_bytes)
+            train_tokenizer(config, texts, path / "tokenizer.json")
+        else:
+            (path / "tokenizer.json").write_bytes(Path(config.path).read_bytes())
+            load_tokenizer(study, root)
+        folder.finish()
+    say(f"tokenizer: {load_tokenizer(study, root).vocabulary_size} tokens")
+
+
+def load_tokenizer(study: Study, root: Path) -> Tokenizer:
+    """The study's tokenizer."""
+    return Tokenizer.load(
+        root / study.tokenizer.path / "tokenizer.json", study.experiment.tokenizer
+    )
+
+
+def load_mixture(study: Study, root: Path, seed: int) -> Mixture:
+    """The study's batches in the order of `seed`."""
+    train = study.experiment.train
+    return Mixture(
+        shards={stage.name: Shard(root / stage.path / "train") for stage in study.tokens},
+        shares=study.experiment.corpus.shares,
+        seed=seed,
+        batch_sequences=train.batch_sequences,
+        sequence_length=train.sequence_length,
+    )
+
+
+def _check_epochs(study: Study, root: Path, say: Say) -> None:
+    """Tell how often each source is read; refuse more than its limit."""
+    experiment = study.experiment
+    mixture = load_mixture(study, root, experiment.seeds[0])
+    for row in mixture.usage(experiment.train.num_steps):
+        say(
+            f"mixture {row.source}: {row.share:.1%} of the training tokens, "
+            f"{row.epochs:.2f} epochs of {row.unique_tokens:,} tokens"
+        )
+    limits = {source.name: max_epochs(source) for source in experiment.corpus.sources}
+    mixture.check_epochs(experiment.train.num_steps, limits)
+
+
+def item_files(study: Study, root: Path) -> list[Path]:
+    """The files of questions of all sources that ask some, in the order of the sources."""
+    files = [root / stage.path / "items.jsonl" for stage in study.corpora]
+    return [file for file in files if file.exists()]
+
+
+def train_and_evaluate(study: Study, root: Path, run: PlannedRun, progress: WorkerProgress) -> None:
+    """Train one cell and score its checkpoints; what is finished stays as it is."""
+    # torch is imported here: only workers need it, and it takes seconds.
+    import torch
+
+    from isoflop.evaluate.run import evaluate_run
+    from isoflop.tokens.batches import validation_batches
+    from isoflop.train.loop import DTYPES, TrainingRun, train_run
+
+    train = study.experiment.train
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = study.folder(root, run.train)
+    if not folder.done:
+        validation = {
+            (stage.name, split): validation_batches(
+                Shard(root / stage.path / split), train.sequence_length, train.validation_sequences
+            )
+            for stage in study.tokens
+            for split in ("train", "validation")
+        }
+        training = TrainingRun(
+            model=study.cell(run.cell).model,
+            train=train,
+            mixture=load_mixture(study, root, run.seed),
+            validation=validation,
+            seed=run.seed,
+            digest=run.train.digest,
+            device=device,
+        )
+        with working_in(folder) as path:
+            train_run(training, path, lambda *done: progress("train", *done))
+            folder.finish()
+    scored = study.folder(root, run.evaluate)
+    if not scored.done:
+        with working_in(scored) as path:
+            evaluate_run(
+                folder.path,
+                load_tokenizer(study, root),
+                item_files(study, root),
+                study.experiment.evaluate,
+                path,
+                batch_tokens=train.batch_tokens,
+                progress=lambda done, total: progress("evaluate", done, total, None),
+                compute_dtype=DTYPES[train.precision],
+                device=device,
+            )
+            scored.finish()

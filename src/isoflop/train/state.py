@@ -1,0 +1,102 @@
+"""What a killed run goes on from: weights, optimiser, step, and the rows up to it.
+
+    <folder>/resume.safetensors   weights and both moments; step and config digest in its metadata
+    <folder>/steps.jsonl          StepRow, appended as they come
+    <folder>/losses.jsonl         LossRow, appended at checkpoints
+    <folder>/timings.jsonl        TimingRow, appended with StepRow
+
+The state is saved just after a row, so nothing is between rows. Rows later than
+the state are dropped on resume; the run then makes the same ones again.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from isoflop.config import UserError, from_dict
+from isoflop.model.checkpoint import copy_into, load_tensors, save_tensors
+from isoflop.records import LossRow, StepRow, TimingRow, row_to_line, write_rows
+
+Row = TypeVar("Row", StepRow, LossRow, TimingRow)
+
+ROW_FILES: dict[str, type] = {
+    "steps.jsonl": StepRow,
+    "losses.jsonl": LossRow,
+    "timings.jsonl": TimingRow,
+}
+STATE_FILE = "resume.safetensors"
+
+
+def save_state(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, run_digest: str
+) -> None:
+    """Replace the folder's state by that after `step`."""
+    metadata = {"step": str(step), "run": run_digest}
+    save_tensors(folder / STATE_FILE, _tensors(model, optimizer), metadata)
+
+
+def load_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run_digest: str
+) -> int:
+    """Go back to the saved state and drop later rows; returns its step, 0 for a fresh run.
+
+    Raises:
+        UserError: a state of another run, or one cut short.
+    """
+    path = folder / STATE_FILE
+    step = 0
+    if path.exists():
+        tensors, metadata = load_tensors(path)
+        if metadata.get("run") != run_digest:
+            raise UserError(
+                f"{path}: state of run {metadata.get('run')}, expected {run_digest}; "
+                "delete it to train from the start"
+            )
+        step = int(metadata["step"])
+        # The moments exist only after a step; a step with zero gradient makes them.
+        _make_moments(model, optimizer)
+        copy_into(_tensors(model, optimizer), tensors, path)
+    for name, kind in ROW_FILES.items():
+        rows = [row for row in _whole_rows(folder / name, kind) if row.step <= step]
+        write_rows(folder / name, rows)
+    return step
+
+
+def append_row(folder: Path, name: str, row: Any) -> None:
+    """Add one row to a file that grows while the run lasts."""
+    with (folder / name).open("a", encoding="utf-8", newline="\n") as out:
+        out.write(row_to_line(row) + "\n")
+
+
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Weights and moments under stable names."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight.{name}"] = parameter.detach()
+        for key in ("exp_avg", "exp_avg_sq", "step"):
+            tensors[f"{key}.{name}"] = optimizer.state[parameter][key]
+    return tensors
+
+
+def _make_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _whole_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows of a growing file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            rows.append(from_dict(kind, json.loads(line), f"{path}:{number}"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON: {error}") from None
+    return rows

@@ -1,0 +1,208 @@
+"""Every checkpoint of a run scored: killed anywhere and run again, the same bytes."""
+
+import math
+
+import pytest
+import torch
+
+from isoflop.config import UserError
+from isoflop.evaluate.config import EvaluateConfig
+from isoflop.evaluate.run import evaluate_run, find_checkpoints
+from isoflop.evaluate.score import evaluate_checkpoint
+from isoflop.model.checkpoint import load_checkpoint, save_checkpoint
+from isoflop.model.config import ModelConfig
+from isoflop.model.transformer import Transformer
+from isoflop.records import AnswerRow, EvaluationItem, ScoreRow, read_rows, write_rows
+
+STEPS = (5, 20, 100)
+BATCH_TOKENS = 64
+CONFIG = EvaluateConfig(max_items=6, max_items_between=2, max_new_tokens=8, batch_items=4)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def make_items(task: str) -> list[EvaluationItem]:
+    return [
+        EvaluationItem(
+            id=f"{task}-{n}",
+            task=task,
+            split="seen",
+            prompt=f"she {n}",
+            answer="12",
+            final_answer="12",
+        )
+        for n in range(6)
+    ]
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A training folder with three checkpoints, and two files of items."""
+    shape = ModelConfig(
+        vocabulary_size=320,
+        num_layers=1,
+        d_model=8,
+        num_heads=2,
+        d_expert=8,
+        num_experts=2,
+        top_k=2,
+        sequence_length=32,
+    )
+    for seed, step in enumerate(STEPS):
+        folder = tmp_path / "train" / "checkpoints" / f"step-{step:08d}"
+        save_checkpoint(Transformer(shape, seed=seed), folder)
+    for task in ("memory", "other"):
+        write_rows(tmp_path / f"{task}.jsonl", make_items(task))
+    return tmp_path
+
+
+def run(folder, tokenizer, out="out", progress=lambda done, total: None):
+    items = [folder / "memory.jsonl", folder / "other.jsonl"]
+    evaluate_run(
+        folder / "train",
+        tokenizer,
+        items,
+        CONFIG,
+        folder / out,
+        batch_tokens=BATCH_TOKENS,
+        progress=progress,
+    )
+    return {path.name: path.read_bytes() for path in (folder / out).iterdir()}
+
+
+def test_the_rows_are_those_of_each_checkpoint_in_the_order_of_steps(trained, merging):
+    found = run(trained, merging)
+    assert sorted(found) == ["answers.jsonl", "scores.jsonl"]
+    items = make_items("memory") + make_items("other")
+    scores, answers = [], []
+    for step, folder in find_checkpoints(trained / "train").items():
+        limit = 6 if step == 100 else 2
+        rows = evaluate_checkpoint(
+            load_checkpoint(folder),
+            merging,
+            items,
+            CONFIG,
+            step=step,
+            tokens=step * BATCH_TOKENS,
+            max_items=limit,
+        )
+        scores += rows[0]
+        answers += rows[1]
+    assert list(read_rows(trained / "out" / "scores.jsonl", ScoreRow)) == scores
+    assert list(read_rows(trained / "out" / "answers.jsonl", AnswerRow)) == answers
+    assert [(row.step, row.num_items) for row in scores] == [
+        (5, 2), (5, 2), (20, 2), (20, 2), (100, 6), (100, 6),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2])
+def test_killed_and_run_again_gives_the_same_bytes_and_loses_one_checkpoint(
+    trained, merging, killed_at
+):
+    expected = run(trained, merging, "whole")
+
+    def kill(done, total):
+        if done == killed_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(trained, merging, progress=kill)
+    assert not (trained / "out" / "scores.jsonl").exists()
+    # What was scored before the kill must not be read again: its checkpoints may be gone.
+    for step in STEPS[:killed_at]:
+        (trained / "train" / "checkpoints" / f"step-{step:08d}" / "model.safetensors").unlink()
+    assert run(trained, merging) == expected
+
+
+def test_killed_between_two_files_of_one_checkpoint(trained, merging):
+    """Scores come last: a checkpoint with answers alone is scored again; so is a joined half."""
+    expected = run(trained, merging, "whole")
+
+    def kill(done, total):
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(trained, merging, progress=kill)
+    (trained / "out" / "parts" / "scores-00000020.jsonl").unlink()
+    (trained / "out" / "parts" / "answers-00000020.jsonl").write_text("torn")
+    (trained / "out" / "answers.jsonl").write_bytes(expected["answers.jsonl"])
+    assert run(trained, merging) == expected
+
+
+def test_run_twice_does_nothing_the_second_time(trained, merging):
+    expected = run(trained, merging)
+    times = {path: path.stat().st_mtime_ns for path in (trained / "out").iterdir()}
+    for path in (trained / "train").rglob("*.safetensors"):
+        path.unlink()
+    seen = []
+    assert run(trained, merging, progress=lambda *place: seen.append(place)) == expected
+    assert seen == [(3, 3)]
+    assert {path: path.stat().st_mtime_ns for path in (trained / "out").iterdir()} == times
+
+
+def test_progress_counts_checkpoints(trained, merging):
+    seen = []
+    run(trained, merging, progress=lambda *place: seen.append(place))
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_evaluation_leaves_checkpoints_and_global_randomness_alone(trained, merging):
+    before = {path: path.read_bytes() for path in (trained / "train").rglob("*.*")}
+    state = torch.get_rng_state()
+    run(trained, merging)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {path: path.read_bytes() for path in (trained / "train").rglob("*.*")} == before
+
+
+def test_a_folder_without_checkpoints_is_refused(trained, merging):
+    with pytest.raises(UserError, match="no checkpoints"):
+        find_checkpoints(trained / "nowhere")
+    (trained / "train" / "checkpoints" / "step-last").mkdir()
+    with pytest.raises(UserError, match="step-last: the name must be"):
+        run(trained, merging)
+
+
+def test_items_missing_or_given_twice_are_refused(trained, merging):
+    (trained / "other.jsonl").write_bytes((trained / "memory.jsonl").read_bytes())
+    with pytest.raises(UserError, match="'memory-0' of task 'memory', split 'seen', stands there"):
+        run(trained, merging)
+    (trained / "other.jsonl").unlink()
+    with pytest.raises(UserError, match=r"other\.jsonl: no such file"):
+        run(trained, merging)
+
+
+def test_a_diverged_checkpoint_is_named_and_the_earlier_ones_are_kept(trained, merging):
+    folder = trained / "train" / "checkpoints" / "step-00000100"
+    model = load_checkpoint(folder)
+    with torch.no_grad():
+        model.head.fill_(math.nan)
+    save_checkpoint(model, folder)
+    with pytest.raises(UserError, match="step-00000100: the model's logits are not finite"):
+        run(trained, merging)
+    kept = sorted(path.name for path in (trained / "out" / "parts").glob("scores-*"))
+    assert kept == ["scores-00000005.jsonl", "scores-00000020.jsonl"]
+
+
+def test_a_checkpoint_cut_short_is_named(trained, merging):
+    path = trained / "train" / "checkpoints" / "step-00000020" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="step-00000020"):
+        run(trained, merging)
+
+
+def test_without_items_there_are_no_rows(trained, merging):
+    """A corpus without probes has nothing to ask; its files are empty, not missing."""
+    evaluate_run(
+        trained / "train",
+        merging,
+        [],
+        CONFIG,
+        trained / "out",
+        batch_tokens=BATCH_TOKENS,
+        progress=lambda done, total: None,
+    )
+    assert (trained / "out" / "scores.jsonl").read_bytes() == b""
+    assert (trained / "out" / "answers.jsonl").read_bytes() == b""

@@ -1,0 +1,45 @@
+"""A shape that cannot be built is refused before anything is."""
+
+import pytest
+
+from isoflop.config import UserError
+from isoflop.model.config import ModelConfig
+
+SHAPE = {
+    "vocabulary_size": 32,
+    "num_layers": 2,
+    "d_model": 8,
+    "num_heads": 2,
+    "d_expert": 16,
+    "num_experts": 8,
+    "top_k": 2,
+    "sequence_length": 16,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"top_k": 9}, "top_k=9 must be between 1 and num_experts=8"),
+        ({"top_k": 0}, "top_k=0 must be at least 1"),
+        ({"d_model": 9}, "d_model=9 must split into num_heads=2"),
+        ({"d_model": 6}, "even width"),
+        ({"num_layers": 0}, "num_layers=0 must be at least 1"),
+        ({"vocabulary_size": -1}, "vocabulary_size=-1"),
+        ({"sequence_length": 0}, "sequence_length=0"),
+        ({"top_k": 1}, "the router learns nothing"),
+        ({"init_std": 0.0}, "init_std"),
+        ({"rope_base": 1.0}, "rope_base"),
+    ],
+)
+def test_impossible_shapes_are_refused_with_the_value(changes, said):
+    with pytest.raises(UserError, match=said):
+        ModelConfig(**(SHAPE | changes))
+
+
+def test_density_and_sparsity_sum_to_one_and_dense_is_k_equal_e():
+    for top_k in range(2, 9):
+        config = ModelConfig(**(SHAPE | {"top_k": top_k}))
+        assert config.density == top_k / 8
+        assert config.sparsity + config.density == 1
+    assert config.sparsity == 0
