@@ -11,7 +11,7 @@ import hashlib
 import json
 import types
 import typing
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 Config = TypeVar("Config")
 
@@ -53,7 +53,7 @@ def from_dict(kind: type[Config], data: Any, where: str = "config") -> Config:
     Raises:
         UserError: an unknown or missing field or an ill-typed value, named with its path.
     """
-    return _build(kind, data, where)
+    return cast(Config, _build(kind, data, where))
 
 
 def override(config: Config, assignment: str) -> Config:
@@ -69,7 +69,7 @@ def override(config: Config, assignment: str) -> Config:
     path, equals, text = assignment.partition("=")
     if not equals:
         raise UserError(f"override {assignment!r} must have the form path=value")
-    return _replace(config, path.strip().split("."), text.strip(), assignment)
+    return cast(Config, _replace(config, path.strip().split("."), text.strip(), assignment))
 
 
 def _replace(config: Any, path: list[str], text: str, assignment: str) -> Any:
@@ -123,7 +123,7 @@ def _members(hint: Any) -> tuple[Any, ...]:
 def _build(hint: Any, data: Any, where: str) -> Any:
     """Make `data` a value of the type `hint`, or say why it is none."""
     members = _members(hint)
-    configs = {member.__name__: member for member in members if dataclasses.is_dataclass(member)}
+    configs: dict[str, Any] = {m.__name__: m for m in members if dataclasses.is_dataclass(m)}
     if configs and isinstance(data, dict):
         only = next(iter(configs)) if len(configs) == 1 else None
         name = data.get("kind", only)

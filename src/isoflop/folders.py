@@ -95,7 +95,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def environment() -> dict[str, Any]:
     """Versions, machine and commit: what may change a result besides the config."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in VERSIONED_PACKAGES:
         try:
             versions[package] = metadata.version(package)

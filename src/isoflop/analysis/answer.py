@@ -121,7 +121,9 @@ def _what(item: Comparison, memory_tasks: frozenset[str]) -> str:
     if item.figure == "validation loss":
         return "validation loss"
     if item.subject in memory_tasks and item.split == "seen":
-        return "recall of stated facts" if item.figure == "accuracy" else "task loss on stated facts"
+        return (
+            "recall of stated facts" if item.figure == "accuracy" else "task loss on stated facts"
+        )
     place = {"seen": "questions seen in training", "held_out": "unseen questions"}
     return f"{item.figure} on {place.get(item.split, item.split)}"
 

@@ -63,7 +63,7 @@ def sparsity_label(sparsity: float) -> str:
     return "dense" if sparsity == 0 else f"{100 * sparsity:.3g}% sparse"
 
 
-def count_label(count: float) -> str:
+def count_label(count: int | float) -> str:
     """A count with three digits and a letter: "1.23M"."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size:

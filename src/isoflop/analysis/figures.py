@@ -124,7 +124,9 @@ def loss_figures(study: Study) -> FigureGroup:
     for task in tasks(study.rows):
         split = answer_split(study.rows, task, study.memory_tasks) or ""
         for metric in METRIC_LABEL:
-            rows = [r for r in study.sorted_rows if metric_value(r, task, split, metric) is not None]
+            rows = [
+                r for r in study.sorted_rows if metric_value(r, task, split, metric) is not None
+            ]
             if not rows:
                 continue
             title = f"{METRIC_LABEL[metric].capitalize()}: {task}"
@@ -230,20 +232,23 @@ def _means_panel(
     if not drawn:
         return None
     figure, axes = new_panel(title, X_AXIS[x_kind], unit)
-    for index, (label, cells) in enumerate(drawn):
+    for index, (label, places) in enumerate(drawn):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        draw_points(axes, [(x, value) for x, values in cells for value in values], colour, marker)
-        means = [(x, estimate(values)) for x, values in cells]
+        draw_points(axes, [(x, value) for x, values in places for value in values], colour, marker)
+        means = [(x, estimate(values)) for x, values in places]
         draw_means(axes, means, colour, marker, label)
         if x_kind == "density":
             _ring(axes, means, lowest=unit != "accuracy")
-    positions = [x for _, cells in drawn for x, _ in cells]
-    density_axis(axes, positions) if x_kind == "density" else log_counts(axes, positions)
-    _fit_y(axes, [v for _, cells in drawn for _, values in cells for v in values], unit)
+    positions = [x for _, places in drawn for x, _ in places]
+    if x_kind == "density":
+        density_axis(axes, positions)
+    else:
+        log_counts(axes, positions)
+    _fit_y(axes, [v for _, places in drawn for _, values in places for v in values], unit)
     finish(axes)
     description = f"{title} against {X_AXIS[x_kind]}. " + " ".join(
-        f"{label}: {', '.join(f'{estimate(values).mean:.3g}' for _, values in cells)}."
-        for label, cells in drawn
+        f"{label}: {', '.join(f'{estimate(values).mean:.3g}' for _, values in places)}."
+        for label, places in drawn
     )
     return Panel(name=name, description=description, figure=figure)
 

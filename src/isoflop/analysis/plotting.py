@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ FAINT = "#d9dee3"
 FONT = "DejaVu Sans"
 """Comes with matplotlib, so that text has the same width on every machine."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": [FONT],
     "font.size": 9.5,
     "text.color": INK,

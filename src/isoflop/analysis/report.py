@@ -6,6 +6,7 @@ same bytes, times apart.
 """
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from isoflop.analysis.gaps import GAP_UNIT, Gap, all_gaps
 from isoflop.analysis.plotting import FigureGroup, svg_text
 from isoflop.analysis.statistics import estimate
 from isoflop.analysis.study import Study, read_study
-from isoflop.analysis.table import table, write_table
+from isoflop.analysis.table import Value, table, write_table
 from isoflop.records import write_text
 
 
@@ -50,7 +51,7 @@ def write_report(folder: Path, study: Study, tolerance: float = TOLERANCE) -> Pa
     groups = all_figures(study, tolerance)
     drawn = {panel.name: svg_text(panel) for group in groups for panel in group.panels}
     for name, text in drawn.items():
-        write_text(folder / "figures" / f"{name}.svg", text)
+        write_text(folder / "figures" / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}.svg", text)
     page = render(study, answer(study, tolerance), groups, drawn)
     write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -93,9 +94,7 @@ def render(
 def summary_grid(study: Study) -> Grid:
     """One line a cell: its shape and its final scores with intervals."""
     cells = study.cells
-    columns = sorted(
-        {(s.task, s.split) for cell in cells for row in cell.rows for s in row.scores}
-    )
+    columns = sorted({(s.task, s.split) for cell in cells for row in cell.rows for s in row.scores})
     head = ["cell", "sparsity", "total parameters", "seeds", "training loss (nats)"]
     head += [f"{task}, {split.replace('_', ' ')}: accuracy" for task, split in columns]
     body = []
@@ -116,7 +115,9 @@ def comparison_grid(comparisons: tuple[Comparison, ...]) -> Grid:
     body = []
     for item in comparisons:
         trend, rank = item.slope, item.rank_correlation
-        interval = "" if trend is None else f"{trend.slope:+.4f} ({trend.low:+.4f} to {trend.high:+.4f})"
+        interval = (
+            "" if trend is None else f"{trend.slope:+.4f} ({trend.low:+.4f} to {trend.high:+.4f})"
+        )
         body.append(
             (
                 item.family.label,
@@ -164,11 +165,11 @@ def corpus_grid(study: Study) -> Grid:
     body = []
     for source in sorted({*mixture, *held}):
         row, used = held.get(source), mixture.get(source)
-        facts = (None,) * 5
+        facts: tuple[Value, ...] = (None,) * 5
         if row is not None:
             counts = (row.num_documents, row.num_validation_documents, row.num_set_aside)
             facts = (*counts, row.num_bytes, row.information_bits)
-        reading = (None,) * 4
+        reading: tuple[Value, ...] = (None,) * 4
         if used is not None:
             reading = (used.share, used.unique_tokens, used.used_tokens, used.epochs)
         body.append((source, *(_short(value) for value in (*facts, *reading))))
@@ -244,7 +245,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _short(value: str | int | float | bool | None) -> str:
+def _short(value: Value) -> str:
     """A field for reading: five digits of a fraction; nothing for what was not measured."""
     if value is None:
         return ""

@@ -131,7 +131,7 @@ def estimate(values: Sequence[float], item_errors: Sequence[float] = ()) -> Esti
     if num_seeds == 1:
         return Estimate(mean=mean, standard_error=None, low=None, high=None, num_seeds=1)
     error = math.sqrt(_squared_error(values, item_errors))
-    half = error * _quantile(num_seeds - 1, CONFIDENCE)
+    half = error * _quantile(float(num_seeds - 1), CONFIDENCE)
     return Estimate(
         mean=mean, standard_error=error, low=mean - half, high=mean + half, num_seeds=num_seeds
     )
@@ -151,7 +151,9 @@ def difference(first: Sample, second: Sample, level: float = CONFIDENCE) -> Diff
         raise ValueError(f"{first.name} and {second.name} need two seeds each")
     parts = [_squared_error(s.values, s.item_errors) for s in (first, second)]
     freedoms = [len(s.values) - 1 for s in (first, second)]
-    gap = math.fsum(first.values) / len(first.values) - math.fsum(second.values) / len(second.values)
+    gap = math.fsum(first.values) / len(first.values) - math.fsum(second.values) / len(
+        second.values
+    )
     total = sum(parts)
     if total > 0:
         below = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
@@ -194,7 +196,7 @@ def slope(points: Sequence[tuple[float, float]]) -> Slope | None:
     rise = math.fsum((x - mean_x) * (y - mean_y) for x, y in points) / width
     scatter = math.fsum((y - mean_y - rise * (x - mean_x)) ** 2 for x, y in points)
     error = math.sqrt(scatter / (count - 2) / width)
-    half = error * _quantile(count - 2, CONFIDENCE)
+    half = error * _quantile(float(count - 2), CONFIDENCE)
     return Slope(
         slope=rise, standard_error=error, low=rise - half, high=rise + half, num_points=count
     )
@@ -318,7 +320,9 @@ def _claim(
         for cell in others
         if cell.name != best.name and not difference(best, cell).excludes_zero
     ]
-    return Verdict(kind=kind, best=best.name, level_with_best=tuple(level), ends=ends, reason=reason)
+    return Verdict(
+        kind=kind, best=best.name, level_with_best=tuple(level), ends=ends, reason=reason
+    )
 
 
 def _beats(cell: Sample, other: Sample, better: Better) -> bool:

@@ -1,11 +1,11 @@
 """What a finished or half-finished study left in its folder, read into one value.
 
-    experiment.json  the config as text                       required
-    ledger.jsonl     CheckpointRow, all figures a checkpoint   required
-    cells.jsonl      CellState, where each run stands          required
-    corpus.jsonl     SourceRow                                 may be missing
-    mixture.jsonl    MixtureRow                                may be missing
-    env.json         what it was made with                     may be missing
+experiment.json  the config as text                       required
+ledger.jsonl     CheckpointRow, all figures a checkpoint   required
+cells.jsonl      CellState, where each run stands          required
+corpus.jsonl     SourceRow                                 may be missing
+mixture.jsonl    MixtureRow                                may be missing
+env.json         what it was made with                     may be missing
 """
 
 import json

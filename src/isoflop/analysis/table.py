@@ -17,10 +17,10 @@ so that reading gives them back exactly.
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from isoflop.records import CheckpointRow, write_text
+from isoflop.records import CheckpointRow, LossRow, ScoreRow, write_text
 
 Value = str | int | float | bool | None
 
@@ -95,7 +95,9 @@ def _line(
 
 
 def _fields(
-    found: dict, keys: Sequence[tuple[str, str]], fields: Sequence[str]
+    found: Mapping[tuple[str, str], LossRow | ScoreRow],
+    keys: Sequence[tuple[str, str]],
+    fields: Sequence[str],
 ) -> list[Value]:
     """The fields of each wanted row in turn; None for all fields of a row that is missing."""
     return [

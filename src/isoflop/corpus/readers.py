@@ -8,6 +8,7 @@ Lines end with a line feed and nothing else: a text may hold any other separator
 """
 
 import gzip
+import importlib
 import json
 import os
 import zlib
@@ -310,7 +311,7 @@ def _plain_values(pyarrow: Any, column: Any) -> list[Any]:
 def _extra(package: str, path: Path) -> Any:
     """Import a package of the extra `corpus`."""
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ImportError:
         raise UserError(
             f"{printable(path)}: reading it needs {package}; run: pip install 'isoflop[corpus]'"

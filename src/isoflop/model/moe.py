@@ -121,8 +121,9 @@ def grouped_experts(
     rows = _ToExperts.apply(x, order, inverse, top_k)
     gate, up = functional.grouped_mm(rows, gate_up, offs=ends).chunk(2, dim=-1)
     rows = functional.grouped_mm(functional.silu(gate) * up, down, offs=ends)
-    rows = _FromExperts.apply(rows, order, inverse).view(-1, top_k, x.shape[-1])
-    return (rows * routing.weights.to(rows.dtype)[..., None]).sum(dim=1)
+    answers: Tensor = _FromExperts.apply(rows, order, inverse)
+    answers = answers.view(-1, top_k, x.shape[-1])
+    return (answers * routing.weights.to(answers.dtype)[..., None]).sum(dim=1)
 
 
 def _check_widths(x: Tensor, **widths: int) -> None:

@@ -50,7 +50,7 @@ def run_study(
     with locked(root), _terminate_as_interrupt():
         study = plan_study(experiment)
         write_study(study, root)
-        prepare(study, root, lambda line: console.print(line, highlight=False, markup=False))
+        prepare(study, root, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
         opened = [open_mirror(kind, root) for kind in mirrors]
         pending = [
             number

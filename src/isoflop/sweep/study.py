@@ -1,6 +1,7 @@
 """Where every result of an experiment lies, known before anything is run.
 
     <folder>/study.json                        this map, with the experiment
+    <folder>/experiment.json                   the experiment alone
     <folder>/corpus/<source>-<digest>/         documents and items of one source
     <folder>/tokenizer/tokenizer-<digest>/     tokenizer.json
     <folder>/tokens/<source>-<digest>/         shards of one source
@@ -166,7 +167,8 @@ def plan_study(experiment: Experiment) -> Study:
 
 
 def write_study(study: Study, root: Path) -> None:
-    """Leave the map in the study's folder."""
+    """Leave the map in the study's folder, and the experiment apart for readers."""
+    write_text(root / "experiment.json", to_text(study.experiment))
     write_text(root / "study.json", to_text(study))
 
 

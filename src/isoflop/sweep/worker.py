@@ -37,7 +37,9 @@ def _tell(stage: str, done: int, total: int, tokens_per_second: float | None) ->
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin: its lock, held while waiting, would abort the interpreter's own end.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     # Not sys.exit: that would end this thread only. Nothing is lost: files appear whole.
     os._exit(1)
 

@@ -13,7 +13,6 @@ Source: Megatron-LM, megatron/core/datasets/indexed_dataset.py (core 0.16.1).
 """
 
 import json
-import os
 import struct
 from array import array
 from collections.abc import Iterable, Sequence
@@ -258,6 +257,6 @@ def _map_ids(path: Path, num_documents: int) -> Integer[np.ndarray, " bytes"] | 
 def _file_bytes(path: Path) -> int | None:
     """Size of the file; None if there is none."""
     try:
-        return os.stat(path).st_size
+        return path.stat().st_size
     except FileNotFoundError:
         return None

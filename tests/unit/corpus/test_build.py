@@ -10,8 +10,9 @@ from array import array
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isoflop.config import UserError
 from isoflop.corpus import (
     ArithmeticProbe,
@@ -62,7 +63,8 @@ def test_nothing_is_lost_between_a_file_and_its_folder(tmp_path):
     ids = [document.id for document in train + validation]
     assert sorted(ids) == sorted(f"n{number}" for number in range(500))
     assert [int(d.id[1:]) for d in train] == sorted(int(d.id[1:]) for d in train)
-    assert len(set_aside) == 50 and {row.reason for row in set_aside} == {"malformed JSON"}
+    assert len(set_aside) == 50
+    assert {row.reason for row in set_aside} == {"malformed JSON"}
     assert list(read_rows(tmp_path / "out/source.jsonl", SourceRow)) == [row]
     assert row == SourceRow(
         source="mine",
@@ -87,13 +89,16 @@ def test_a_document_keeps_its_side_when_others_join_and_changes_it_with_the_seed
     assert held_out(1000, 1) != few
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=30, unique=True),
     st.floats(0.001, 0.999),
 )
 def test_neither_side_of_a_split_is_ever_empty(hashes, share):
     held_out = list(validation_ids(array("Q", hashes), share))
-    assert len(held_out) == len(hashes) and any(held_out) and not all(held_out)
+    assert len(held_out) == len(hashes)
+    assert any(held_out)
+    assert not all(held_out)
 
 
 @pytest.mark.parametrize("source", PROBES, ids=lambda source: source.name)

@@ -100,7 +100,7 @@ def test_tokens_take_two_bytes_where_megatron_takes_two(tmp_path, vocabulary_siz
 def test_megatron_core_reads_equal_tokens_lengths_and_documents(megatron):
     for name, dtype in (("small", "uint16"), ("large", "int32")):
         read = np.load(megatron / f"{name}.npz")
-        assert read["tokens"].tolist() == sum(DOCUMENTS, [])
+        assert read["tokens"].tolist() == [token for document in DOCUMENTS for token in document]
         assert read["lengths"].tolist() == [3, 1, 5, 2]
         assert read["documents"].tolist() == [0, 1, 2, 3, 4]
         assert str(read["dtype"]) == dtype

@@ -131,7 +131,7 @@ def test_spans_cover_the_text_without_gap(tokenizer, text):
 
 def test_a_lone_surrogate_is_named(tokenizer):
     for encode in (tokenizer.encode, tokenizer.spans, lambda text: tokenizer.encode_batch([text])):
-        with pytest.raises(UserError, match="lone surrogate .* at character 2"):
+        with pytest.raises(UserError, match=r"lone surrogate .* at character 2"):
             encode("ab\ud800c")
 
 
@@ -310,3 +310,18 @@ def test_special_tokens_of_a_user_file_are_plain_text_in_text(path, tmp_path):
     text = f"a <stop><s> {END} b"
     assert loaded.encode(text) == Tokenizer.load(path, CONFIG).encode(text)
     assert loaded.decode(loaded.encode(text)) == text
+
+
+def test_spans_keep_spaces_where_a_user_file_adds_and_trims_them(path, tmp_path):
+    """A prefix space changes the bytes; a span without its space would miss a join of texts."""
+    from tokenizers import Tokenizer as LibraryTokenizer
+    from tokenizers import pre_tokenizers, processors
+
+    user = LibraryTokenizer.from_file(str(path))
+    user.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    user.post_processor = processors.ByteLevel(trim_offsets=True)
+    user.save(str(tmp_path / "user.json"))
+    spans = Tokenizer.load(tmp_path / "user.json", CONFIG).spans("first second")
+    assert spans[0].start_byte is None
+    covered = {place for span in spans for place in range(span.start, span.end)}
+    assert covered == set(range(len("first second")))

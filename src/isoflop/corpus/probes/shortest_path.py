@@ -103,22 +103,23 @@ def _distinct_graphs(probe: ShortestPathProbe, seed: int) -> Iterator[Graph]:
     """Usable graphs, none twice: random ones, then, if they are few, those that draws miss."""
     draws = generator(seed, "shortest path graphs", probe.name)
     pairs = list(itertools.combinations(range(probe.num_nodes), 2))
-    known: set[Graph] = set()
+    met: set[Graph] = set()
     fruitless = 0
     while fruitless < MAX_DRAWS_WITHOUT_NEW:
         graph = frozenset(pair for pair in pairs if draws.random() < probe.edge_probability)
-        if graph in known or not _usable(probe, graph):
+        new = graph not in met
+        met.add(graph)
+        if new and _usable(probe, graph):
+            fruitless = 0
+            yield graph
+        else:
             fruitless += 1
-            continue
-        fruitless = 0
-        known.add(graph)
-        yield graph
     if probe.num_nodes <= MAX_ENUMERATED_NODES:
         every = (
             frozenset(itertools.compress(pairs, chosen))
             for chosen in itertools.product((False, True), repeat=len(pairs))
         )
-        missed = [graph for graph in every if graph not in known and _usable(probe, graph)]
+        missed = [graph for graph in every if graph not in met and _usable(probe, graph)]
         draws.shuffle(missed)
         yield from missed
 

@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import product
 
 import pytest
+
 from isoflop.config import UserError, override
 from isoflop.corpus import ArithmeticProbe
 from isoflop.corpus.probes.arithmetic import arithmetic, problem_of, solve, spell
@@ -89,7 +90,9 @@ def test_other_names_or_another_order_are_no_new_problem():
     texts = arithmetic(probe, 0)
     train = {bare(document.text.partition("?")[0] + "?") for document in texts.train}
     asked = {bare(item.prompt) for item in texts.items if item.split == "held_out"}
-    assert len(train) == 30 and len(asked) == 10 and not train & asked
+    assert len(train) == 30
+    assert len(asked) == 10
+    assert not train & asked
 
 
 @pytest.mark.parametrize("operations", ["+", "+*", "+-*"])

@@ -4,6 +4,7 @@ import itertools
 import re
 
 import pytest
+
 from isoflop.config import UserError, override
 from isoflop.corpus import ShortestPathProbe
 from isoflop.corpus.probes.shortest_path import shortest_path
@@ -46,7 +47,8 @@ def test_no_graph_is_both_trained_on_and_held_out():
     assert (len(train), len(others)) == (300, 70)
     assert len({parsed(text)[0] for text in train + others}) == 370
     seen = [item for item in texts.items if item.split == "seen"]
-    assert len(seen) == 40 and all(item.prompt + item.answer in train for item in seen)
+    assert len(seen) == 40
+    assert all(item.prompt + item.answer in train for item in seen)
 
 
 def test_questions_do_not_depend_on_how_many_graphs_are_trained_on():

@@ -1,0 +1,78 @@
+"""The same rows give the same bytes; every panel stands alone and can be read aloud."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from fakes_analysis import checkpoint, flat, loss_row, rows_of, sparse_helps, study_of
+from isoflop.analysis.figures import all_figures
+from isoflop.analysis.plotting import png_bytes, svg_text
+
+SMALL = rows_of(sparse_helps, flat, seeds=2, steps=(50, 100), grid=((2, 2), (8, 2), (16, 4)))
+
+
+def drawn(rows):
+    groups = all_figures(study_of(rows))
+    return {panel.name: panel for group in groups for panel in group.panels}
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return {name: svg_text(panel) for name, panel in drawn(SMALL).items()}
+
+
+def test_all_groups_are_there_and_names_are_unique():
+    groups = all_figures(study_of(SMALL))
+    assert [g.name for g in groups] == ["density", "size", "loss", "tpp", "gaps", "training"]
+    names = [panel.name for group in groups for panel in group.panels]
+    assert len(set(names)) == len(names)
+    assert "gap-train-test-reasoning" in names
+    assert "gap-train-test-memory" not in names
+
+
+def test_bytes_do_not_depend_on_the_day_or_the_order_of_rows(texts):
+    panels = drawn(SMALL[::-1])
+    for name in ("density-memory-accuracy", "loss-reasoning-bits_per_byte", "training-loss"):
+        assert svg_text(panels[name]) == texts[name]
+
+
+def test_panels_share_no_ids_and_refer_to_their_own(texts):
+    seen: set[str] = set()
+    for text in texts.values():
+        ids = set(re.findall(r'\sid="([^"]+)"', text))
+        referred = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+        assert referred <= ids
+        assert not ids & seen
+        seen |= ids
+
+
+def test_panels_are_xml_with_a_label_and_without_dates(texts):
+    for text in texts.values():
+        root = ElementTree.fromstring(text)
+        assert root.get("role") == "img"
+        assert len(root.get("aria-label", "")) > 20
+        assert "dc:date" not in text
+        assert "matplotlib.org" not in text
+
+
+def test_hostile_names_are_text():
+    name = '<script>$x_{1}$ "&'
+    losses = (loss_row("code", "validation", 2.0),)
+    panel = drawn([checkpoint(cell=name, losses=losses)])["size-train"]
+    root = ElementTree.fromstring(svg_text(panel))
+    assert name in root.get("aria-label", "")
+    assert "<script" not in svg_text(panel)
+
+
+@pytest.mark.parametrize("rows", [[], [checkpoint()], [checkpoint(final=False)]])
+def test_little_data_gives_fewer_panels_not_an_error(rows):
+    panels = drawn(rows)
+    assert len(panels) <= 2
+    for panel in panels.values():
+        assert svg_text(panel).startswith("<svg")
+
+
+def test_a_panel_can_be_a_picture():
+    panel = drawn([checkpoint()])["size-train"]
+    assert png_bytes(panel).startswith(b"\x89PNG")
