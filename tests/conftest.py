@@ -1,5 +1,17 @@
 """Shapes and types written in signatures are checked in every test; production pays nothing."""
 
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("isoflop", "beartype.beartype")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--record-golden`` writes the golden files anew; review their diff like code."""
+    parser.addoption("--record-golden", action="store_true", help="write the golden files anew")
+
+
+@pytest.fixture
+def record_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are written instead of compared."""
+    return bool(request.config.getoption("--record-golden"))

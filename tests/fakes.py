@@ -63,7 +63,14 @@ def tiny_experiment(folder: Path, **changes: object) -> Experiment:
         "corpus": Corpus(
             sources=(
                 PhoneBookProbe(num_facts=20, num_statements=80, num_validation=20, num_items=8),
-                ArithmeticProbe(num_problems=60, num_validation=20, num_items=8),
+                ArithmeticProbe(
+                    form="running_sums",
+                    operations="+",
+                    max_steps=3,
+                    num_problems=60,
+                    num_validation=20,
+                    num_items=8,
+                ),
                 TextSource(name="notes", path=str(texts), validation_share=0.25, max_epochs=None),
             )
         ),

@@ -150,7 +150,7 @@ def main() -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"isoflop: {message}", file=sys.stderr)
+    print(f"isoflop: {' '.join(message.splitlines())}", file=sys.stderr)
     return status
 
 

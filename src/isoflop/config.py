@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from typing import Any, TypeVar, cast
@@ -29,11 +30,19 @@ class UserError(ValueError):
 def to_dict(config: Any) -> Any:
     """The config as plain values; each nested config carries its class name under "kind"."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        fields = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        hints = typing.get_type_hints(type(config))
+        names = [field.name for field in dataclasses.fields(config)]
+        fields = {name: _plain(getattr(config, name), hints[name]) for name in names}
         return {"kind": type(config).__name__, **fields}
     if isinstance(config, tuple):
         return [to_dict(item) for item in config]
     return config
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """A field's plain value. An int in a float field becomes a float: equal configs, one text."""
+    is_int_as_float = type(value) is int and float in _members(hint) and int not in _members(hint)
+    return float(value) if is_int_as_float else to_dict(value)
 
 
 def to_text(config: Any) -> str:
@@ -79,7 +88,9 @@ def _replace(config: Any, path: list[str], text: str, assignment: str) -> Any:
             raise UserError(f"override {assignment!r}: {head!r} must be 0 to {len(config) - 1}")
         position = int(head)
         if not rest:
-            raise UserError(f"override {assignment!r}: give a field after {head!r}")
+            raise UserError(
+                f"override {assignment!r}: give a field after {head!r}, or set the whole tuple"
+            )
         changed = _replace(config[position], rest, text, assignment)
         return (*config[:position], changed, *config[position + 1 :])
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
@@ -110,7 +121,8 @@ def _literal(text: str, hint: Any) -> Any:
         return text
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        # All that literal_eval is documented to raise; the type check then names the text.
         return text
 
 
@@ -123,11 +135,11 @@ def _members(hint: Any) -> tuple[Any, ...]:
 def _build(hint: Any, data: Any, where: str) -> Any:
     """Make `data` a value of the type `hint`, or say why it is none."""
     members = _members(hint)
-    configs: dict[str, Any] = {m.__name__: m for m in members if dataclasses.is_dataclass(m)}
+    configs = {m.__name__: m for m in members if _is_config_type(m)}
     if configs and isinstance(data, dict):
         only = next(iter(configs)) if len(configs) == 1 else None
         name = data.get("kind", only)
-        if name not in configs:
+        if name not in list(configs):
             raise UserError(f"{where}: kind is {name!r}; it must be one of {', '.join(configs)}")
         return _build_dataclass(configs[name], data, where)
     for member in members:
@@ -178,7 +190,13 @@ def _accept(member: Any, data: Any, where: str) -> tuple[bool, Any]:
         return True, {str(k): _build(arguments[1], v, f"{where}[{k!r}]") for k, v in data.items()}
     if member is float and type(data) is int:
         return True, float(data)
+    if type(data) is float and not math.isfinite(data):
+        return False, None
     return type(data) is member, data
+
+
+def _is_config_type(member: Any) -> bool:
+    return isinstance(member, type) and dataclasses.is_dataclass(member)
 
 
 def _describe(hint: Any) -> str:

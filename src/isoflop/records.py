@@ -266,15 +266,17 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
         UserError: the file is missing or a line is no `kind`; file and line are named.
     """
     try:
-        lines = path.open(encoding="utf-8", newline="\n")
+        lines = path.open("rb")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of {kind.__name__} rows") from None
     with lines:
         for number, line in enumerate(lines, start=1):
             try:
-                data = json.loads(line)
+                data = json.loads(line.decode("utf-8"))
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}:{number}: not JSON: {error}") from None
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start}") from None
             yield from_dict(kind, data, f"{path}:{number}")
 
 
@@ -294,12 +296,14 @@ class atomic_file:  # noqa: N801 - used as a context manager, like open()
         return self.part
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        try:
+            if kind is None:
+                flush_to_disk(self.part)
+                self.part.replace(self.path)
+                flush_to_disk(self.path.parent)
+        finally:
+            # Also where a full disk is noticed only now; after a replace there is none.
             self.part.unlink(missing_ok=True)
-            return
-        flush_to_disk(self.part)
-        self.part.replace(self.path)
-        flush_to_disk(self.path.parent)
 
 
 def flush_to_disk(path: Path) -> None:

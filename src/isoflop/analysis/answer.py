@@ -50,12 +50,20 @@ def answer(study: Study, tolerance: float = TOLERANCE) -> Answer:
 
 
 def figure_text(found: Estimate, unit: Unit) -> str:
-    """A mean with half of its 95% interval: "83% ± 4", "1.234 ± 0.012"; ± ? with one seed."""
+    """A mean with half of its 95% interval: "83% ± 4", "1.234 ± 0.012 nats".
+
+    A share whose interval leaves 0 to 1 is given with its ends, "50% (0 to 100%)"; one seed has
+    no interval, "50.0% (one seed)".
+    """
     half = found.half_width
     if unit == "share":
         if half is None:
             return f"{100 * found.mean:.1f}% (one seed)"
         digits = 0 if 100 * half >= 10 else 1
+        if found.mean - half < 0 or found.mean + half > 1:
+            low, high = max(found.mean - half, 0.0), min(found.mean + half, 1.0)
+            span = f"{100 * low:.{digits}f} to {100 * high:.{digits}f}%"
+            return f"{100 * found.mean:.{digits}f}% ({span})"
         return f"{100 * found.mean:.{digits}f}% ± {100 * half:.{digits}f}"
     if half is None:
         return f"{found.mean:.3f} {unit} (one seed)"
@@ -96,7 +104,7 @@ def _task_sentence(item: Comparison, memory_tasks: frozenset[str]) -> str:
             ends += f" against {_value(dense, item)} for {_cell(dense, item)}"
         return (
             f"{item.subject}: not distinguishable at this scale: {found.reason}. "
-            f"{what[:1].upper()}{what[1:]}: {ends}{_seeds(item)}."
+            f"{what[:1].upper()}{what[1:]}: {ends}{_seeds(item)}{_ends_text(item)}."
         )
     names = {s.name: s for s in item.samples}
     best = names[found.best]
@@ -114,6 +122,17 @@ def _task_sentence(item: Comparison, memory_tasks: frozenset[str]) -> str:
     if found.level_with_best:
         sentence += f" Not told apart from it: {', '.join(found.level_with_best)}."
     return sentence
+
+
+def _ends_text(item: Comparison) -> str:
+    """The difference of the ends with the interval that the verdict used."""
+    found = item.verdict.ends
+    if found is None:
+        return ""
+    return (
+        f"; the difference is {_signed(found.difference, item.unit)}, corrected interval "
+        f"{_signed(found.low, item.unit)} to {_signed(found.high, item.unit)}"
+    )
 
 
 def _what(item: Comparison, memory_tasks: frozenset[str]) -> str:

@@ -58,7 +58,10 @@ from isoflop.records import CheckpointRow
 Reader = Callable[[CheckpointRow], float | None]
 Series = tuple[str, tuple[Cell, ...]]
 
-METRIC_AXIS: dict[Metric, str] = {"accuracy": "accuracy", "bits_per_byte": "bits per byte"}
+METRIC_AXIS: dict[Metric, str] = {
+    "accuracy": "accuracy",
+    "bits_per_byte": "task loss (bits per byte)",
+}
 X_AXIS = {"size": "total parameters", "density": "density k/E", "tpp": "tokens / total parameters"}
 
 
@@ -260,22 +263,33 @@ def _ring(axes: Axes, means: Sequence[tuple[float, Estimate]], *, lowest: bool) 
     choose = min if lowest else max
     x, best = choose(means, key=lambda pair: pair[1].mean)
     axes.plot([x], [best.mean], "o", markersize=13, fillstyle="none", color=INK, zorder=5)
+    # On the side where the axis is not.
+    densest = x == max(place for place, _ in means)
     axes.annotate(
-        "best mean", (x, best.mean), xytext=(0, 10), textcoords="offset points", ha="center"
+        "best mean",
+        (x, best.mean),
+        xytext=(9 if densest else -9, 9),
+        textcoords="offset points",
+        ha="left" if densest else "right",
+        fontsize=8.5,
+        color=INK,
     )
 
 
 def _fit_y(axes: Axes, values: Sequence[float], unit: str) -> None:
     """Show all seeds; an interval far wider than they are leaves the panel rather than rules it."""
     low, high = min(values), max(values)
-    margin = 0.6 * (high - low) or 0.1 * abs(high) or 0.1
+    size = max(abs(low), abs(high))
+    # Equal values differ by rounding, which is no range to draw.
+    margin = max(0.6 * (high - low), 0.002 * size) or 0.1
     bottom, top = axes.get_ylim()
     bottom, top = max(bottom, low - margin), min(top, high + margin)
     if unit == "accuracy":
         bottom, top = max(bottom, -0.04), min(top, 1.08)
     if unit in ("accuracy", GAP_UNIT["loss-accuracy"]):
         share_axis(axes)
-    if unit != "accuracy" and bottom < 0 < top:
+    if unit in GAP_UNIT.values():
+        bottom, top = min(bottom, 0.0), max(top, 0.0)
         axes.axhline(0.0, color=INK, linewidth=0.9)
     pad = 0.12 * (top - bottom)
     axes.set_ylim(bottom - pad / 4, top + pad)

@@ -58,7 +58,11 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "svg.fonttype": "none",
-    "figure.constrained_layout.use": True,
+    # Fixed margins, so that the axes of panels side by side line up.
+    "figure.subplot.left": 0.145,
+    "figure.subplot.right": 0.975,
+    "figure.subplot.bottom": 0.14,
+    "figure.subplot.top": 0.91,
 }
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from isoflop.analysis.answer import Answer, answer, figure_text
 from isoflop.analysis.compare import Comparison
-from isoflop.analysis.families import TOLERANCE, Cell, count_label
+from isoflop.analysis.families import TOLERANCE, Cell, count_label, sample
 from isoflop.analysis.figures import all_figures
 from isoflop.analysis.gaps import GAP_UNIT, Gap, all_gaps
 from isoflop.analysis.plotting import FigureGroup, svg_text
@@ -103,9 +103,9 @@ def summary_grid(study: Study) -> Grid:
         line = [cell.name, f"{cell.shape.sparsity:.4g}", count_label(cell.shape.total_params)]
         line += [str(len(cell.rows)), figure_text(estimate(losses), "nats").replace(" nats", "")]
         for key in columns:
-            scores = [s for row in cell.rows for s in row.scores if (s.task, s.split) == key]
-            values = [s.accuracy for s in scores if s.accuracy is not None]
-            line.append(figure_text(estimate(values), "share") if values else "")
+            found = sample(cell, *key, "accuracy")
+            spread = None if found is None else estimate(found.values, found.item_errors)
+            line.append("" if spread is None else figure_text(spread, "share"))
         body.append(tuple(line))
     return Grid(title="Final checkpoints, means over seeds", head=tuple(head), body=tuple(body))
 
@@ -213,13 +213,13 @@ def cost_grid(cells: tuple[Cell, ...]) -> Grid:
 
 
 def total_cost(study: Study) -> str:
-    """FLOPs and training time of all finished runs, in words."""
+    """FLOPs (Megatron-LM's count) and training time of all finished runs, in words."""
     rows = [row for cell in study.cells for row in cell.rows]
     seconds = [row.seconds for row in rows if row.seconds is not None]
     flops = sum(row.train_flops for row in rows)
-    time = f"{sum(seconds):.0f} s of training" if seconds else "training time not measured"
+    time = f"{sum(seconds):,.0f} s of training" if seconds else "training time not measured"
     short = "" if len(seconds) == len(rows) else f" ({len(rows) - len(seconds)} runs without time)"
-    return f"{len(rows)} finished runs: {flops:.3e} FLOPs, {time}{short}."
+    return f"In all {flops:.3e} training FLOPs, {time}{short}."
 
 
 def environment_lines(environment: dict[str, Any]) -> tuple[tuple[str, str], ...]:

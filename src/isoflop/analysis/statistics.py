@@ -260,23 +260,15 @@ def verdict(samples: Sequence[Sample], *, better: Better) -> Verdict:
         return _undecided(silent)
     sparsest, densest = ordered[0], ordered[-1]
     inner = [s for s in ordered[1:-1] if len(s.values) >= MIN_SEEDS]
-    alpha = 1 - CONFIDENCE
-    p_values = [difference(sparsest, densest).p_value]
-    for cell in inner:
-        tests = [difference(cell, end) for end in (sparsest, densest)]
-        wins = all(_gain(test, better) > 0 for test in tests)
-        p_values.append(max(test.p_value for test in tests) if wins else 1.0)
-    rejected, shares = holm(p_values, alpha)
-    ends = difference(sparsest, densest, 1 - shares[0])
-    peaks = [cell for cell, holds in zip(inner, rejected[1:], strict=True) if holds]
+    ends, ends_differ, peaks = _test_claims(sparsest, densest, inner, better)
     if peaks:
         best = max(peaks, key=lambda cell: _signed_mean(cell, better))
         reason = f"{best.name} is better than both {sparsest.name} and {densest.name}"
         return _claim("an inner density is best", best, [*inner, sparsest, densest], ends, reason)
-    if not rejected[0]:
+    if not ends_differ:
         reason = (
-            f"the difference of {sparsest.name} and {densest.name} is {ends.difference:+.3g}, "
-            f"interval {ends.low:+.3g} to {ends.high:+.3g}, and no cell between beats both"
+            f"{sparsest.name} and {densest.name} differ by no more than chance allows, "
+            "and no cell between is surely better than both"
         )
         return _undecided(reason, ends)
     sparse_wins = _gain(ends, better) > 0
@@ -291,6 +283,21 @@ def verdict(samples: Sequence[Sample], *, better: Better) -> Verdict:
     kind: VerdictKind = "sparsest is best" if sparse_wins else "denser is best"
     reason = f"{best.name} is better than {worst.name} and no cell between is better than it"
     return _claim(kind, best, [*inner, worst], ends, reason)
+
+
+def _test_claims(
+    sparsest: Sample, densest: Sample, inner: Sequence[Sample], better: Better
+) -> tuple[Difference, bool, list[Sample]]:
+    """The ends' corrected difference, whether it holds, and the inner cells that beat both ends."""
+    p_values = [difference(sparsest, densest).p_value]
+    for cell in inner:
+        tests = [difference(cell, end) for end in (sparsest, densest)]
+        wins = all(_gain(test, better) > 0 for test in tests)
+        p_values.append(max(test.p_value for test in tests) if wins else 1.0)
+    rejected, shares = holm(p_values, 1 - CONFIDENCE)
+    ends = difference(sparsest, densest, 1 - shares[0])
+    peaks = [cell for cell, holds in zip(inner, rejected[1:], strict=True) if holds]
+    return ends, rejected[0], peaks
 
 
 def _too_little(ordered: Sequence[Sample]) -> str | None:

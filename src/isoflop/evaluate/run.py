@@ -42,7 +42,6 @@ def evaluate_run(
     """Score every checkpoint of a finished training run; does nothing where it already has.
 
     Args:
-        train_folder: its checkpoints lie under checkpoints/.
         tokenizer: the one the run was trained with.
         items: files of EvaluationItem rows; all are asked, in this order.
         config: the last checkpoint is asked `max_items`, the others `max_items_between`.
@@ -51,8 +50,7 @@ def evaluate_run(
         progress: called with (checkpoints scored, checkpoints) at the start and after each.
 
     Raises:
-        UserError: no checkpoints, or a file that is missing, cut short or of another
-            kind; the checkpoint is named.
+        UserError: no checkpoints, or a file missing or broken; the checkpoint is named.
     """
     checkpoints = find_checkpoints(train_folder)
     if (out / "scores.jsonl").exists():
@@ -60,22 +58,16 @@ def evaluate_run(
         progress(len(checkpoints), len(checkpoints))
         return
     asked = read_items(items)
-    last = max(checkpoints)
     for done, (step, folder) in enumerate(checkpoints.items()):
         progress(done, len(checkpoints))
         if _part(out, "scores", step).exists():
             continue
         model = load_checkpoint(folder, compute_dtype=compute_dtype, device=device)
-        limit = config.max_items if step == last else config.max_items_between
+        limit = config.max_items if step == max(checkpoints) else config.max_items_between
+        place = {"step": step, "tokens": step * batch_tokens}
         try:
             scores, answers = evaluate_checkpoint(
-                model,
-                tokenizer,
-                asked,
-                config,
-                step=step,
-                tokens=step * batch_tokens,
-                max_items=limit,
+                model, tokenizer, asked, config, **place, max_items=limit
             )
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None

@@ -21,6 +21,10 @@ FILE_ERRORS = (
     ValueError,
     LookupError,
     AttributeError,
+    ArithmeticError,
+    AssertionError,
+    OSError,
+    RuntimeError,
 )
 """What a slip in a user's file raises; told in one line with the file's own line number."""
 

@@ -1,5 +1,6 @@
 """The ledger: every figure ever measured on each checkpoint, joined from the run folders.
 
+    <folder>/experiment.json the experiment's config
     <folder>/ledger.jsonl    CheckpointRow, one a checkpoint
     <folder>/cells.jsonl     CellState, one a run
     <folder>/corpus.jsonl    SourceRow;  <folder>/mixture.jsonl  MixtureRow
@@ -13,6 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
+from isoflop.config import to_text
 from isoflop.folders import environment
 from isoflop.model.count import active_params, total_params
 from isoflop.model.count import train_flops_per_token_megatron as flops_per_token
@@ -46,6 +48,7 @@ def write_ledger(study: Study, root: Path) -> list[CellState]:
         root / "ledger.jsonl", [row for run in done for row in checkpoint_rows(study, root, run)]
     )
     write_rows(root / "cells.jsonl", states)
+    write_text(root / "experiment.json", to_text(study.experiment))
     sources: list[SourceRow] = []
     for stage in study.corpora:
         sources += read_rows(root / stage.path / "source.jsonl", SourceRow)

@@ -6,6 +6,7 @@ ones. The rows stay the record; a mirror can be switched on or off at any time.
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ def open_mirror(kind: str, root: Path) -> "Mirror":
     """
     if kind not in MIRRORS:
         raise UserError(f"mirror {kind!r} must be one of {', '.join(MIRRORS)}")
+    if find_spec(kind) is None:
+        raise UserError(f"mirror {kind} needs its package: pip install 'isoflop[{kind}]'")
     return Mirror(kind, root)
 
 
@@ -98,12 +101,8 @@ def _loss_figures(row: dict[str, Any]) -> dict[str, float]:
 
 class _TensorboardWriter:
     def __init__(self, place: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "mirror tensorboard needs its package: pip install 'isoflop[tensorboard]'"
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(place))
 
     def add(self, step: int, figures: dict[str, float]) -> None:
@@ -116,12 +115,8 @@ class _TensorboardWriter:
 
 class _WandbWriter:
     def __init__(self, place: Path, project: str, name: str):
-        try:
-            import wandb
-        except ImportError:
-            raise UserError(
-                "mirror wandb needs its package: pip install 'isoflop[wandb]'"
-            ) from None
+        import wandb
+
         place.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=project, name=name, id=name, dir=place, resume="allow", reinit="create_new"

@@ -13,7 +13,7 @@ from isoflop.records import CellState
 from isoflop.sweep.config import Experiment
 from isoflop.sweep.ledger import clear_failure, record_failure, run_state, write_ledger
 from isoflop.sweep.mirror import Mirror, open_mirror
-from isoflop.sweep.pool import RunProgress, run_pool
+from isoflop.sweep.pool import RunProgress, run_pool, visible_gpus
 from isoflop.sweep.progress import open_progress
 from isoflop.sweep.stages import prepare
 from isoflop.sweep.study import Study, plan_study, write_study
@@ -50,8 +50,12 @@ def run_study(
     with locked(root), _terminate_as_interrupt():
         study = plan_study(experiment)
         write_study(study, root)
-        prepare(study, root, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
         opened = [open_mirror(kind, root) for kind in mirrors]
+        prepare(
+            study,
+            root,
+            lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
+        )
         pending = [
             number
             for number, run in enumerate(study.runs)
@@ -68,11 +72,7 @@ def run_study(
 
 def default_workers() -> int:
     """One a GPU, or one a usable core where there is no GPU."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    if visible is not None:
-        gpus = min(gpus, len([name for name in visible.split(",") if name]))
-    return gpus or len(os.sched_getaffinity(0))
+    return len(visible_gpus()) or len(os.sched_getaffinity(0))
 
 
 def _run_pending(

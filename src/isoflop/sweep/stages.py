@@ -116,17 +116,14 @@ def train_and_evaluate(study: Study, root: Path, run: PlannedRun, progress: Work
     import torch
 
     from isoflop.evaluate.run import evaluate_run
-    from isoflop.tokens.batches import validation_batches
-    from isoflop.train.loop import DTYPES, TrainingRun, train_run
+    from isoflop.train.loop import DTYPES, TrainingRun, ValidationSet, train_run
 
     train = study.experiment.train
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = study.folder(root, run.train)
     if not folder.done:
         validation = {
-            (stage.name, split): validation_batches(
-                Shard(root / stage.path / split), train.sequence_length, train.validation_sequences
-            )
+            (stage.name, split): ValidationSet.of(Shard(root / stage.path / split), train)
             for stage in study.tokens
             for split in ("train", "validation")
         }

@@ -24,7 +24,13 @@ from isoflop.model.config import ModelConfig
 from isoflop.model.moe import RouterLosses
 from isoflop.model.transformer import Transformer, next_token_loss
 from isoflop.records import LossRow, StepRow, TimingRow, read_rows, write_rows
-from isoflop.tokens.batches import Batch, Mixture
+from isoflop.tokens.batches import (
+    Batch,
+    Mixture,
+    validation_batches,
+    validation_document_numbers,
+)
+from isoflop.tokens.shards import Shard
 from isoflop.train.config import TrainConfig
 from isoflop.train.optim import learning_rate, make_optimizer
 from isoflop.train.state import STATE_FILE, append_row, load_state, save_state
@@ -35,6 +41,23 @@ Progress = Callable[[int, int, float], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+@dataclass(frozen=True)
+class ValidationSet:
+    """Sequences of one split of one source, in file order."""
+
+    sequences: list[np.ndarray]
+    """Tokens, one more than are predicted."""
+    document_numbers: list[np.ndarray] | None
+    """As in `Batch`, where attention stops at document ends; else None."""
+
+    @classmethod
+    def of(cls, shard: Shard, config: TrainConfig) -> "ValidationSet":
+        """The shard's first sequences, as many as the config asks."""
+        asked = (shard, config.sequence_length, config.validation_sequences)
+        numbers = validation_document_numbers(*asked) if config.reset_attention else None
+        return cls(validation_batches(*asked), numbers)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
     """Everything that decides the rows of one run."""
@@ -42,8 +65,8 @@ class TrainingRun:
     model: ModelConfig
     train: TrainConfig
     mixture: Mixture
-    validation: dict[tuple[str, str], list[np.ndarray]]
-    """(source, split) -> sequences of tokens to validate on."""
+    validation: dict[tuple[str, str], ValidationSet]
+    """(source, split) -> what to validate on; a set without sequences is left out."""
     seed: int
     """Of the weights; the batches' order has its own in the mixture."""
     digest: str
@@ -192,11 +215,24 @@ def _micro_batch_loss(
 
 
 def _checkpoint(run: TrainingRun, model: Transformer, step: int, folder: Path) -> None:
-    """Keep the weights and validate them on every source."""
+    """Keep the weights and validate them on every source.
+
+    Raises:
+        UserError: a loss is not finite.
+    """
     save_checkpoint(model, folder / "checkpoints" / f"step-{step:08d}")
-    for (source, split), sequences in sorted(run.validation.items()):
-        tokens = step * run.train.batch_tokens
-        row = validate(model, sequences, step=step, tokens=tokens, source=source, split=split)
+    tokens = step * run.train.batch_tokens
+    for source, split in sorted(run.validation):
+        held = run.validation[source, split]
+        # Too little text for one prediction: not measured, so no row.
+        if not held.sequences:
+            continue
+        row = validate(model, held, step=step, tokens=tokens, source=source, split=split)
+        if not math.isfinite(row.loss):
+            raise UserError(
+                f"step {step}: {split} loss of {source!r} is {row.loss}, it must be finite; lower "
+                f"peak_learning_rate={run.train.peak_learning_rate}"
+            )
         append_row(folder, "losses.jsonl", row)
 
 
@@ -207,7 +243,7 @@ VALIDATION_BATCH_SEQUENCES = 16
 @torch.inference_mode()
 def validate(
     model: Transformer,
-    sequences: list[np.ndarray],
+    held: ValidationSet,
     *,
     step: int,
     tokens: int,
@@ -216,10 +252,16 @@ def validate(
 ) -> LossRow:
     """Mean next-token loss over all tokens, and its standard error over sequences of equal length."""
     sums, counts = [], []
-    for start in range(0, len(sequences), VALIDATION_BATCH_SEQUENCES):
-        group = np.stack(sequences[start : start + VALIDATION_BATCH_SEQUENCES])
-        batch = torch.from_numpy(group).to(model.embedding.device)
-        losses = next_token_loss(model(batch[:, :-1]).logits, batch[:, 1:])
+    device = model.embedding.device
+    for start in range(0, len(held.sequences), VALIDATION_BATCH_SEQUENCES):
+        rows = slice(start, start + VALIDATION_BATCH_SEQUENCES)
+        batch = torch.from_numpy(np.stack(held.sequences[rows])).to(device)
+        documents = None
+        if held.document_numbers is not None:
+            numbers = np.stack(held.document_numbers[rows])[:, :-1]
+            documents = torch.from_numpy(numbers).to(device)
+        output = model(batch[:, :-1], documents=documents)
+        losses = next_token_loss(output.logits, batch[:, 1:])
         sums += losses.double().sum(dim=1).tolist()
         counts += [losses.shape[1]] * losses.shape[0]
     means = np.array(sums) / np.array(counts)

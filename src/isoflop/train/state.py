@@ -18,7 +18,7 @@ from torch import nn
 
 from isoflop.config import UserError, from_dict
 from isoflop.model.checkpoint import copy_into, load_tensors, save_tensors
-from isoflop.records import LossRow, StepRow, TimingRow, row_to_line, write_rows
+from isoflop.records import LossRow, StepRow, TimingRow, flush_to_disk, row_to_line, write_rows
 
 Row = TypeVar("Row", StepRow, LossRow, TimingRow)
 
@@ -34,6 +34,10 @@ def save_state(
     folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, run_digest: str
 ) -> None:
     """Replace the folder's state by that after `step`."""
+    # Rows first: after a power cut a state must not be later than its rows.
+    for name in ROW_FILES:
+        if (folder / name).exists():
+            flush_to_disk(folder / name)
     metadata = {"step": str(step), "run": run_digest}
     save_tensors(folder / STATE_FILE, _tensors(model, optimizer), metadata)
 

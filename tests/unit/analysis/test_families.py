@@ -1,6 +1,7 @@
 """Only what is matched is compared."""
 
-from fakes_analysis import GRID, TOKENS, checkpoint, flat, rows_of, score_row
+from tests.fakes_analysis import GRID, TOKENS, checkpoint, flat, rows_of, score_row
+
 from isoflop.analysis.families import (
     answer_split,
     families,

@@ -1,8 +1,8 @@
 """A gap is a difference of two measured figures, or None."""
 
 import pytest
+from tests.fakes_analysis import checkpoint, flat, loss_row, rows_of, score_row
 
-from fakes_analysis import checkpoint, flat, loss_row, rows_of, score_row
 from isoflop.analysis.families import final_cells
 from isoflop.analysis.gaps import (
     all_gaps,

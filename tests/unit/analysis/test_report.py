@@ -6,8 +6,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-
-from fakes_analysis import (
+from tests.fakes_analysis import (
     checkpoint,
     dense_helps,
     loss_row,
@@ -15,6 +14,7 @@ from fakes_analysis import (
     sparse_helps,
     study_of,
 )
+
 from isoflop.analysis.answer import answer
 from isoflop.analysis.report import command_line, environment_lines, report, write_report
 from isoflop.analysis.study import read_study

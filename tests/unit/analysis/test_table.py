@@ -4,7 +4,8 @@ import csv
 import json
 from dataclasses import replace
 
-from fakes_analysis import checkpoint, flat, loss_row, rows_of, score_row, sparse_helps
+from tests.fakes_analysis import checkpoint, flat, loss_row, rows_of, score_row, sparse_helps
+
 from isoflop.analysis.table import FACTS, LOSS_FIELDS, SCORE_FIELDS, TIMES, table, write_table
 
 

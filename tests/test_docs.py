@@ -1,0 +1,47 @@
+"""The pages' own Python and shell blocks run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "tutorial.md"]
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.M | re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_blocks_of_a_page_run_in_order(page, tmp_path):
+    """Python blocks that define experiment() are saved as mine.py, as the pages say; shell lines
+    run beside them on a folder of notes."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    for number in range(40):
+        words = [f"word{(number * 7 + i) % 50}" for i in range(900)]
+        (notes / f"note{number}.txt").write_text(" ".join(words))
+    blocks = BLOCK.findall(page.read_text())
+    assert {"python", "sh"} <= {kind for kind, _ in blocks}
+    for kind, text in blocks:
+        if kind == "python":
+            exec(compile(text, str(page), "exec"), {})
+            if "def experiment" in text:
+                (tmp_path / "mine.py").write_text(text)
+        else:
+            for line in text.splitlines():
+                _run(line.partition("#")[0], tmp_path)
+
+
+def _run(line: str, folder: Path) -> None:
+    command = shlex.split(line)
+    assert command[0] == "isoflop", f"the test knows how to run isoflop, not {line!r}"
+    # One small seed and cell list: the page's study, shortened by the page's own --set.
+    small = ["--set", "train.train_tokens=40000", "--set", "train.warmup_steps=5", "--set", "seeds=(0,)"]
+    if command[1] == "run":
+        command += small
+    run = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, f"{line}\n{run.stderr}"
