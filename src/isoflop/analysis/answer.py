@@ -20,9 +20,9 @@ class Answer:
 
     question: str
     tasks: tuple[str, ...]
-    """One sentence a task; a sentence a source where no task was asked."""
-    split: str
-    """Whether memory and reasoning want different sparsity."""
+    """A sentence for each task's accuracy and task loss; one a source where no task was asked."""
+    split: tuple[str, ...]
+    """Whether memory and reasoning want different sparsity: by accuracy, by task loss."""
     top_k: tuple[str, ...]
     """What another top_k at equal active and total parameters changes."""
     not_shown: tuple[str, ...]
@@ -41,7 +41,7 @@ def answer(study: Study, tolerance: float = TOLERANCE) -> Answer:
     return Answer(
         question=QUESTION,
         tasks=tuple(_task_sentence(item, memory_tasks) for item in chosen) or (_nothing(cells),),
-        split=_split_sentence(chosen, memory_tasks),
+        split=_split_sentences(chosen, memory_tasks),
         top_k=tuple(map(_top_k_sentence, compare_top_k(cells, memory_tasks, tolerance))),
         not_shown=_not_shown(study, chosen),
         missing=_missing(study),
@@ -71,18 +71,10 @@ def figure_text(found: Estimate, unit: Unit) -> str:
 
 
 def _headline(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """One comparison a task in the largest family: by accuracy, else task loss.
-
-    Validation losses where no task was asked.
-    """
-    if not comparisons:
-        return ()
+    """Accuracy and task loss of each task in the largest family: the two can disagree, and the
+    gap between them is half of the question. Validation losses where no task was asked."""
     first = [item for item in comparisons if item.family == comparisons[0].family]
-    chosen: dict[str, Comparison] = {}
-    for item in first:
-        if item.figure != "validation loss":
-            chosen.setdefault(item.subject, item)
-    return tuple(chosen.values()) or tuple(first)
+    return tuple(item for item in first if item.figure != "validation loss") or tuple(first)
 
 
 def _nothing(cells: Sequence[Cell]) -> str:
@@ -165,9 +157,21 @@ def _seeds(item: Comparison) -> str:
     return f" ({number} seeds, 95% intervals)"
 
 
-def _split_sentence(chosen: Sequence[Comparison], memory_tasks: frozenset[str]) -> str:
-    """Whether the slopes of a memory task and another task differ in sign, both surely."""
+def _split_sentences(
+    chosen: Sequence[Comparison], memory_tasks: frozenset[str]
+) -> tuple[str, ...]:
+    """One sentence a figure (accuracy, task loss); one in all where they say the same."""
     asked = [item for item in chosen if item.figure != "validation loss"]
+    figures = list(dict.fromkeys(item.figure for item in asked)) or [""]
+    sentences = (
+        _split_sentence([item for item in asked if item.figure == figure], memory_tasks)
+        for figure in figures
+    )
+    return tuple(dict.fromkeys(sentences))
+
+
+def _split_sentence(asked: Sequence[Comparison], memory_tasks: frozenset[str]) -> str:
+    """Whether the slopes of a memory task and another task differ in sign, both surely."""
     memory = [item for item in asked if item.subject in memory_tasks]
     other = [item for item in asked if item.subject not in memory_tasks]
     if not memory or not other:
@@ -189,10 +193,10 @@ def _split_sentence(chosen: Sequence[Comparison], memory_tasks: frozenset[str]) 
     ]
     if pairs:
         named = ", ".join(f"{first} and {second}" for first, second in pairs)
-        return f"Memory and reasoning split ({named}): with each doubling of E/k, {slopes}."
+        return f"Memory and reasoning split by {memory[0].figure} ({named}): with each doubling of E/k, {slopes}."
     return (
-        "No evidence that memory and reasoning split: their slopes do not surely differ in sign. "
-        f"With each doubling of E/k, {slopes}."
+        f"No evidence that memory and reasoning split by {memory[0].figure}: their slopes do not "
+        f"surely differ in sign. With each doubling of E/k, {slopes}."
     )
 
 
@@ -244,7 +248,7 @@ def _not_shown(study: Study, chosen: Sequence[Comparison]) -> tuple[str, ...]:
         "When a skill would have come with more tokens. Skills come in sudden steps at times that "
         "depend on the seed; a final score says which side of the step a run ended on.",
         "A joint error rate. Each comparison below may be wrong in 5% of studies of pure noise; "
-        "the sentences above use one comparison a task.",
+        "the sentences above use two comparisons a task, accuracy and task loss.",
     ]
     if max(len(cell.rows) for cell in cells) < MIN_SEEDS:
         notes.insert(

@@ -21,30 +21,35 @@ FAILED = CellState(cell="E128-k2", seed=0, run="E128-k2-s0", state="failed", rea
 
 def test_a_clear_effect_is_named_with_both_ends():
     found = answer(study_of(rows_of(sparse_helps, flat)))
-    memory, reasoning = found.tasks
+    memory, memory_loss, reasoning, reasoning_loss = found.tasks
     assert memory.startswith("memory: the sparsest cell (E64-k2, 96.9% sparse) is best within")
     assert "against" in memory
     assert "E2-k2, dense (3 seeds, 95% intervals)" in memory
-    assert reasoning.startswith("reasoning: not distinguishable at this scale: ")
-    assert found.split.startswith("No evidence that memory and reasoning split")
+    assert "task loss on stated facts" in memory_loss
+    for text in (reasoning, reasoning_loss):
+        assert text.startswith("reasoning: not distinguishable at this scale: ")
+    assert len(found.split) == 2
+    for text in found.split:
+        assert text.startswith("No evidence that memory and reasoning split")
 
 
 def test_opposite_slopes_are_a_split():
     found = answer(study_of(rows_of(sparse_helps, dense_helps)))
-    assert found.split.startswith("Memory and reasoning split (memory and reasoning)")
-    assert "the densest cell (E2-k2, dense) is best" in found.tasks[1]
+    for text, figure in zip(found.split, ("accuracy", "task loss"), strict=True):
+        assert text.startswith(f"Memory and reasoning split by {figure} (memory and reasoning)")
+    assert "the densest cell (E2-k2, dense) is best" in found.tasks[2]
 
 
 def test_slopes_of_the_same_sign_are_no_split():
     found = answer(study_of(rows_of(sparse_helps, sparse_helps)))
-    assert found.split.startswith("No evidence")
+    assert all(text.startswith("No evidence") for text in found.split)
 
 
 def test_one_seed_claims_nothing():
     found = answer(study_of(rows_of(sparse_helps, dense_helps, seeds=1)))
     assert all("not distinguishable at this scale: one seed" in text for text in found.tasks)
     assert "smaller part of the uncertainty" in found.not_shown[0]
-    assert found.split.startswith("No evidence")
+    assert all(text.startswith("No evidence") for text in found.split)
     assert "not distinguishable" in found.top_k[0]
 
 
@@ -59,7 +64,7 @@ def test_a_step_that_half_of_the_runs_took_is_no_evidence():
     ]
     found = answer(study_of(jumped))
     assert all("not distinguishable" in text for text in (*found.tasks, *found.top_k))
-    assert found.split.startswith("No evidence")
+    assert all(text.startswith("No evidence") for text in found.split)
 
 
 def test_failures_and_missing_seeds_are_named():
@@ -88,7 +93,7 @@ def test_a_study_of_text_alone_answers_by_validation_loss():
     ]
     found = answer(study_of(rows))
     assert found.tasks[0].startswith("code: the sparsest cell (E32-k2")
-    assert "the study does not ask both" in found.split
+    assert "the study does not ask both" in found.split[0]
 
 
 def test_memory_tasks_are_told_by_the_config():

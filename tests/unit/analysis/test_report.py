@@ -67,7 +67,7 @@ def test_the_page_opens_with_the_answer_and_stands_alone(tmp_path):
     page = Page(text)
     words = " ".join(" ".join(page.words).split())
     found = answer(study)
-    sentences = (found.question, *found.tasks, found.split)
+    sentences = (found.question, *found.tasks, *found.split)
     places = [words.index(" ".join(sentence.split())) for sentence in sentences]
     assert places == sorted(places)
     assert places[-1] < words.index("Against density")
