@@ -177,7 +177,7 @@ def test_wrong_data_is_told_with_its_place(data, said):
 
 def test_override_reaches_every_level_of_an_experiment(tmp_path):
     experiment = tiny_experiment(tmp_path)
-    assert override(experiment, "cells.1.model.d_expert=48").cells[1].model.d_expert == 48
+    assert override(experiment, "cells.1.model.init_std=1").cells[1].model.init_std == 1.0
     assert override(experiment, "corpus.sources.0.num_items=3").corpus.sources[0].num_items == 3
     assert override(experiment, "seeds=(4,5)").seeds == (4, 5)
     with pytest.raises(UserError, match="top_k=9 must be between 1 and num_experts=4"):

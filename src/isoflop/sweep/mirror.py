@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from isoflop.config import UserError
 from isoflop.sweep.study import Study
@@ -17,6 +17,7 @@ from isoflop.sweep.study import Study
 MIRRORS = ("tensorboard", "wandb")
 
 
+@runtime_checkable
 class Writer(Protocol):
     """One run's page in a tracker."""
 

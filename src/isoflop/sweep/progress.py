@@ -4,7 +4,7 @@ On a terminal bars by rich; elsewhere one plain line a cell and one every minute
 """
 
 import time
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -19,6 +19,7 @@ EVALUATION_SHARE = 0.1
 """Share of a run's progress that is evaluation; a guess that only moves the bar."""
 
 
+@runtime_checkable
 class StudyProgress(Protocol):
     """Hears what the pool says."""
 

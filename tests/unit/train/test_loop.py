@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_batchs_documents_named(tmp_pat
 
 def test_a_validation_loss_that_is_not_finite_is_told(tmp_path):
     train = tiny_train(
-        train_tokens=256, peak_learning_rate=1e38, warmup_steps=0, num_checkpoints=1
+        train_tokens=256, peak_learning_rate=1e18, warmup_steps=0, num_checkpoints=1
     )
     with pytest.raises(UserError, match=r"step 1: validation loss of 'first' is nan"):
         train_run(tiny_run(tmp_path, train), tmp_path, quiet)
