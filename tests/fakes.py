@@ -119,3 +119,8 @@ def tiny_run(
     return TrainingRun(
         model=model, train=train, mixture=mixture, validation=validation, seed=seed, digest=digest
     )
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of all that lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())

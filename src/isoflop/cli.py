@@ -133,10 +133,18 @@ def _experiment(name: str, changes: list[str] | None):  # type: ignore[no-untype
     return experiment
 
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+
 def main() -> int:
     """Run a command; returns the exit status. One line, never a traceback, for a user's mistake."""
     try:
-        return int(app(standalone_mode=False) or 0)
+        status = int(app(standalone_mode=False) or 0)
+        if status == INTERRUPTED:
+            # Typer made a status of Ctrl-C and said nothing.
+            raise KeyboardInterrupt
+        return status
     except typer.Exit as done:
         return done.exit_code
     except TyperException as error:
@@ -146,7 +154,7 @@ def main() -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; run the same command again to go on", 130)
+        return _fail("interrupted; run the same command again to go on", INTERRUPTED)
 
 
 def _fail(message: str, status: int) -> int:

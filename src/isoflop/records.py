@@ -295,7 +295,12 @@ class atomic_file:  # noqa: N801 - used as a context manager, like open()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return self.part
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if isinstance(error, OSError) and error.filename is None:
+            # A full disk does not say where; the user needs to know.
+            error.filename = str(self.path)
         try:
             if kind is None:
                 flush_to_disk(self.part)

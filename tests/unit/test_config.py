@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import pytest
-from fakes import tiny_experiment, tiny_model, tiny_train
 
+from fakes import tiny_experiment, tiny_model, tiny_train
 from isoflop.config import UserError, digest, from_dict, override, to_dict, to_text
 from isoflop.experiments import EXPERIMENTS, load_experiment
 from isoflop.sweep.config import Experiment

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes import tiny_model
 
+from fakes import names_in, tiny_model
 from isoflop import folders
 from isoflop.config import UserError, to_text
 from isoflop.folders import environment, locked, stage_folder, working_in
@@ -56,13 +56,16 @@ def test_the_name_depends_on_config_stage_and_inputs_alone(tmp_path):
 
 def test_naming_makes_no_folder(tmp_path):
     stage_folder(tmp_path, "train", "E4", tiny_model())
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_a_second_process_is_refused_and_a_killed_holder_frees_the_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "LOCK_PATIENCE_SECONDS", 0.0)
     with holder(tmp_path) as process:
-        with pytest.raises(UserError, match="another process works in this folder"), locked(tmp_path):
+        with (
+            pytest.raises(UserError, match="another process works in this folder"),
+            locked(tmp_path),
+        ):
             pass
         process.kill()
     with locked(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import names_in
 from isoflop import records
 from isoflop.config import UserError
 from isoflop.records import Document, StepRow, atomic_file, read_rows, write_rows, write_text
@@ -92,17 +93,17 @@ def test_a_figure_that_is_no_number_is_never_written(tmp_path):
     path = tmp_path / "rows.jsonl"
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_rows(path, [Figures(whole=1, part=float("nan"), text="")])
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    with pytest.raises(KeyError), atomic_file(path) as part:
+    with pytest.raises(KeyError), atomic_file(path) as part:  # noqa: PT012 - half written
         part.write_text("half of the n")
         raise KeyError
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file.txt"]
+    assert names_in(tmp_path) == ["file.txt"]
 
 
 def test_an_error_while_rows_are_made_leaves_the_old_file(tmp_path):
@@ -117,7 +118,7 @@ def test_an_error_while_rows_are_made_leaves_the_old_file(tmp_path):
     with pytest.raises(UserError, match="the source is broken"):
         write_rows(path, rows())
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["rows.jsonl"]
+    assert names_in(tmp_path) == ["rows.jsonl"]
 
 
 def test_a_disk_found_full_at_the_last_moment_leaves_the_old_file(tmp_path, monkeypatch):
@@ -132,7 +133,7 @@ def test_a_disk_found_full_at_the_last_moment_leaves_the_old_file(tmp_path, monk
     with pytest.raises(OSError, match="No space left"):
         write_text(path, "new")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file.txt"]
+    assert names_in(tmp_path) == ["file.txt"]
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):
@@ -152,7 +153,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True)
     assert "OSError" in done.stderr
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file.txt"]
+    assert names_in(tmp_path) == ["file.txt"]
 
 
 def test_a_part_left_by_a_kill_is_overwritten(tmp_path):
@@ -160,7 +161,7 @@ def test_a_part_left_by_a_kill_is_overwritten(tmp_path):
     path.with_name("file.txt.part").write_text("a longer text of a killed process")
     write_text(path, "new")
     assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["file.txt"]
+    assert names_in(tmp_path) == ["file.txt"]
 
 
 def test_rows_are_utf8_and_end_in_line_feeds_everywhere(tmp_path):

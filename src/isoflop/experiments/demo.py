@@ -2,6 +2,7 @@
 
 from isoflop.corpus.config import ArithmeticProbe, Corpus, PhoneBookProbe, StdlibSource
 from isoflop.evaluate.config import EvaluateConfig
+from isoflop.experiments.desk import SMALL_INIT_STD
 from isoflop.experiments.family import small_family
 from isoflop.sweep.config import Experiment
 from isoflop.tokens.config import TokenizerConfig
@@ -9,28 +10,52 @@ from isoflop.train.config import TrainConfig
 
 
 def demo() -> Experiment:
-    """Five numbers of experts, a dense model and another k, all of the same active parameters."""
+    """Five sparse numbers of experts, a dense model and another k, all of the same active parameters.
+
+    One seed and few tokens: it shows that the chain works and what comes out of
+    it. The experiment that can tell sparsities apart is `desk`.
+    """
     return small_family(
         name="demo",
-        summary="the whole chain at toy scale: 7 cells, minutes on 2 cores",
+        summary="the whole chain on real code and two probes: 7 cells, minutes on 2 cores",
         corpus=Corpus(
             sources=(
                 StdlibSource(share=0.2, max_bytes=2_000_000),
-                PhoneBookProbe(share=0.4, num_facts=4000, num_statements=4000, num_items=256),
-                ArithmeticProbe(share=0.4, num_problems=500, num_items=256),
+                PhoneBookProbe(
+                    share=0.4,
+                    num_facts=3000,
+                    num_words=96,
+                    num_symbols=64,
+                    num_digits=1,
+                    separator="",
+                    zipf_exponent=1.0,
+                    zipf_offset=10.0,
+                    num_statements=30_000,
+                    num_items=256,
+                ),
+                ArithmeticProbe(
+                    share=0.4,
+                    form="running_sums",
+                    operations="+",
+                    modulus=7,
+                    min_steps=2,
+                    max_steps=4,
+                    num_problems=300,
+                    num_items=256,
+                ),
             )
         ),
         tokenizer=TokenizerConfig(vocabulary_size=768),
         train=TrainConfig(
             train_tokens=2_000_000,
-            batch_sequences=16,
+            batch_sequences=32,
             sequence_length=64,
-            peak_learning_rate=6e-3,
+            peak_learning_rate=1e-2,
             warmup_steps=100,
             num_checkpoints=4,
         ),
-        evaluate=EvaluateConfig(max_items=256, max_items_between=128, max_new_tokens=40),
+        evaluate=EvaluateConfig(max_items=256, max_items_between=128, max_new_tokens=16),
         num_experts=(2, 4, 8, 16, 32, 64),
         finer=16,
-        init_std=0.088,
+        init_std=SMALL_INIT_STD,
     )

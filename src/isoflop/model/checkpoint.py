@@ -54,9 +54,16 @@ def load_checkpoint(
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and text metadata atomically."""
-    with atomic_file(path) as part:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
+    """Write tensors and text metadata atomically.
+
+    Raises:
+        UserError: no space left, or no permission.
+    """
+    try:
+        with atomic_file(path) as part:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
+    except SafetensorError as error:
+        raise UserError(f"{path}: cannot write the weights: {error}; free space and run again") from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -107,7 +107,7 @@ class _Worker:
         self.slot = slot
         self._number = number
         self._news = news
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process ends
         environment = {**os.environ, **ONE_THREAD, **KEEP_MEMORY}
         gpus = visible_gpus()
         if gpus:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fakes import tiny_experiment
 
+from fakes import tiny_experiment
 from isoflop.records import CellState
 from isoflop.sweep.config import Experiment
 from isoflop.sweep.run import run_study

@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
-from fakes import tiny_experiment, tiny_model, tiny_train
 
+from fakes import tiny_experiment, tiny_model, tiny_train
 from isoflop.config import UserError
 from isoflop.design.family import Cell
 from isoflop.tokens.config import TokenizerConfig

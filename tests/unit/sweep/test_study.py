@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from fakes import tiny_experiment
 
+from fakes import tiny_experiment
 from isoflop.config import UserError, override
 from isoflop.sweep.config import Experiment
 from isoflop.sweep.study import Study, plan_study, read_study, write_study
@@ -65,13 +65,14 @@ def test_the_bytes_of_a_users_text_move_everything_made_of_it(experiment):
 
 def test_a_given_tokenizer_keeps_the_tokens_of_unchanged_sources(experiment, tmp_path):
     path = tmp_path / "tokenizer.json"
-    train_tokenizer(experiment.tokenizer, ["some words and more words"], path)
+    trained = experiment.tokenizer
+    train_tokenizer(trained, ["some words and more words"], path)
     given = dataclasses.replace(experiment.tokenizer, path=str(path), pad_to_multiple=288)
     experiment = dataclasses.replace(experiment, tokenizer=given)
     changed = moved(experiment, override(experiment, "corpus.sources.0.num_facts=21"))
     assert changed == {"corpus/memory", "tokens/memory"} | TRAIN | EVALUATE
     before = paths(plan_study(experiment))
-    train_tokenizer(experiment.tokenizer, ["quite other words"], path)
+    train_tokenizer(trained, ["quite other words"], path)
     after = paths(plan_study(experiment))
     assert {n for n in before if before[n] != after[n]} == TOKENS | TRAIN | EVALUATE
 

@@ -1,10 +1,10 @@
 """Laws of the training config: what it refuses, and where checkpoints lie."""
 
 import pytest
-from fakes import tiny_train
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import tiny_train
 from isoflop.config import UserError
 
 

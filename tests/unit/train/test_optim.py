@@ -1,11 +1,12 @@
 """Laws of the schedule and of what decays."""
 
+import itertools
 import math
 
 import pytest
 import torch
-from fakes import tiny_model, tiny_train
 
+from fakes import tiny_model, tiny_train
 from isoflop.model.transformer import Transformer
 from isoflop.train.optim import learning_rate, make_optimizer
 
@@ -16,7 +17,7 @@ def test_the_schedule_warms_up_in_a_line_and_ends_at_a_tenth():
     assert rates[:20] == pytest.approx([3.0 * step / 20 for step in range(1, 21)])
     assert rates[69] == pytest.approx((3.0 + 0.3) / 2)  # Half of the way the cosine is at its mean.
     assert rates[-1] == pytest.approx(0.3)
-    assert all(after < before for before, after in zip(rates[19:], rates[20:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(rates[19:]))
 
 
 def test_without_warm_up_the_first_step_is_already_on_the_cosine():

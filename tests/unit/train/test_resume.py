@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import tiny_run, tiny_train
 
+from fakes import tiny_run, tiny_train
 from isoflop.config import UserError
 from isoflop.train.loop import train_run
 from isoflop.train.state import STATE_FILE
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the end of the process."""
 
 
@@ -44,9 +44,9 @@ def kill_at(folder: Path, step: int, **changes) -> None:
 
     def progress(done: int, total: int, speed: float) -> None:
         if done >= step:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_run(tiny_run(folder, tiny_train(**changes)), folder, progress)
 
 
