@@ -38,7 +38,14 @@ def _run(line: str, folder: Path) -> None:
     command = shlex.split(line)
     assert command[0] == "isoflop", f"the test knows how to run isoflop, not {line!r}"
     # One small seed and cell list: the page's study, shortened by the page's own --set.
-    small = ["--set", "train.train_tokens=40000", "--set", "train.warmup_steps=5", "--set", "seeds=(0,)"]
+    small = [
+        "--set",
+        "train.train_tokens=40000",
+        "--set",
+        "train.warmup_steps=5",
+        "--set",
+        "seeds=(0,)",
+    ]
     if command[1] == "run":
         command += small
     run = subprocess.run(

@@ -157,9 +157,7 @@ def _seeds(item: Comparison) -> str:
     return f" ({number} seeds, 95% intervals)"
 
 
-def _split_sentences(
-    chosen: Sequence[Comparison], memory_tasks: frozenset[str]
-) -> tuple[str, ...]:
+def _split_sentences(chosen: Sequence[Comparison], memory_tasks: frozenset[str]) -> tuple[str, ...]:
     """One sentence a figure (accuracy, task loss); one in all where they say the same."""
     asked = [item for item in chosen if item.figure != "validation loss"]
     figures = list(dict.fromkeys(item.figure for item in asked)) or [""]

@@ -2,7 +2,7 @@
 
 from isoflop.corpus.config import ArithmeticProbe, Corpus, PhoneBookProbe, StdlibSource
 from isoflop.evaluate.config import EvaluateConfig
-from isoflop.experiments.desk import SMALL_INIT_STD
+from isoflop.experiments.desk import PEAK_LEARNING_RATE, SMALL_INIT_STD
 from isoflop.experiments.family import small_family
 from isoflop.sweep.config import Experiment
 from isoflop.tokens.config import TokenizerConfig
@@ -25,6 +25,7 @@ def demo() -> Experiment:
                     share=0.4,
                     num_facts=3000,
                     num_words=96,
+                    place_words="own",
                     num_symbols=64,
                     num_digits=1,
                     separator="",
@@ -38,9 +39,9 @@ def demo() -> Experiment:
                     form="running_sums",
                     operations="+",
                     modulus=7,
-                    min_steps=2,
-                    max_steps=4,
-                    num_problems=300,
+                    min_steps=3,
+                    max_steps=3,
+                    num_problems=160,
                     num_items=256,
                 ),
             )
@@ -50,7 +51,7 @@ def demo() -> Experiment:
             train_tokens=2_000_000,
             batch_sequences=32,
             sequence_length=64,
-            peak_learning_rate=1e-2,
+            peak_learning_rate=PEAK_LEARNING_RATE,
             warmup_steps=100,
             num_checkpoints=4,
         ),

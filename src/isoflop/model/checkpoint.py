@@ -63,7 +63,9 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
         with atomic_file(path) as part:
             save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
     except SafetensorError as error:
-        raise UserError(f"{path}: cannot write the weights: {error}; free space and run again") from None
+        raise UserError(
+            f"{path}: cannot write the weights: {error}; free space and run again"
+        ) from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
