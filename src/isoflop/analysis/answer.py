@@ -191,7 +191,10 @@ def _split_sentence(asked: Sequence[Comparison], memory_tasks: frozenset[str]) -
     ]
     if pairs:
         named = ", ".join(f"{first} and {second}" for first, second in pairs)
-        return f"Memory and reasoning split by {memory[0].figure} ({named}): with each doubling of E/k, {slopes}."
+        return (
+            f"Memory and reasoning split by {memory[0].figure} ({named}): with each doubling of "
+            f"E/k, {slopes}."
+        )
     return (
         f"No evidence that memory and reasoning split by {memory[0].figure}: their slopes do not "
         f"surely differ in sign. With each doubling of E/k, {slopes}."
