@@ -139,7 +139,7 @@ def study_of(rows: Sequence[CheckpointRow], failed: Sequence[CellState] = ()) ->
         name="made-up",
         rows=tuple(rows),
         states=(*states, *failed),
-        config_text='{\n  "kind": "Experiment",\n  "name": "made-up"\n}\n',
+        config={"kind": "Experiment", "name": "made-up"},
         corpus=(
             SourceRow(
                 source="memory",

@@ -108,9 +108,9 @@ def report(
     """Join the rows of a study again and write its table, figures and report."""
     from isoflop.analysis.report import report as write_report
     from isoflop.sweep.ledger import write_ledger
-    from isoflop.sweep.study import read_study
+    from isoflop.sweep.study import read_study_map
 
-    write_ledger(read_study(folder), folder)
+    write_ledger(read_study_map(folder), folder)
     write_report(folder)
     typer.echo(f"{folder / 'report.html'}\n{folder / 'table.csv'}")
 

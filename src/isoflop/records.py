@@ -280,6 +280,26 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
             yield from_dict(kind, data, f"{path}:{number}")
 
 
+def read_json(path: Path, *, missing: str, remedy: str) -> Any:
+    """The value in a small JSON file.
+
+    Args:
+        missing: what the user should know where there is no such file.
+        remedy: what to do where it is damaged.
+
+    Raises:
+        UserError: no such file, not UTF-8, or not JSON; the file, and the line where there is one.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file: {missing}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {remedy}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}; {remedy}") from None
+
+
 class atomic_file:  # noqa: N801 - used as a context manager, like open()
     """``with atomic_file(path) as part``: write to `part`; `path` appears when the block ends well.
 

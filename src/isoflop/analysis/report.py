@@ -85,7 +85,7 @@ def render(
         shapes=shape_grid(study.cells),
         cost=cost_grid(study.cells),
         total_cost=total_cost(study),
-        config=study.config_text.strip(),
+        config=json.dumps(study.config, indent=2, sort_keys=True) if study.config else "",
         environment=environment_lines(study.environment),
         command=command_line(study.environment),
     )

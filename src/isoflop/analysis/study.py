@@ -8,7 +8,6 @@ mixture.jsonl    MixtureRow                                may be missing
 env.json         what it was made with                     may be missing
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,15 @@ from typing import Any
 from isoflop.analysis.families import Cell, final_cells
 from isoflop.analysis.table import sort_rows
 from isoflop.config import UserError
-from isoflop.records import CellState, CheckpointRow, MixtureRow, Row, SourceRow, read_rows
+from isoflop.records import (
+    CellState,
+    CheckpointRow,
+    MixtureRow,
+    Row,
+    SourceRow,
+    read_json,
+    read_rows,
+)
 
 MEMORY_PROBES = ("PhoneBookProbe",)
 """Kinds of source whose task is to recall stated facts (isoflop.corpus.config)."""
@@ -31,8 +38,8 @@ class Study:
     """All checkpoints of all runs, in any order."""
     states: tuple[CellState, ...]
     """Every planned run. A run that is not "done" is named in the report."""
-    config_text: str = ""
-    """The experiment's config as JSON text; "" if unknown."""
+    config: Any = None
+    """The experiment's config as plain values (config.to_dict); None if unknown."""
     corpus: tuple[SourceRow, ...] = ()
     mixture: tuple[MixtureRow, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
@@ -56,11 +63,7 @@ class Study:
     @property
     def memory_tasks(self) -> frozenset[str]:
         """Tasks that ask for stated facts: the memory probes of the config, and "memory"."""
-        try:
-            config = json.loads(self.config_text or "null")
-        except json.JSONDecodeError:
-            config = None
-        return frozenset({"memory", *_names_of_kind(config, MEMORY_PROBES)})
+        return frozenset({"memory", *_names_of_kind(self.config, MEMORY_PROBES)})
 
 
 def read_study(folder: Path) -> Study:
@@ -77,12 +80,12 @@ def read_study(folder: Path) -> Study:
                 f"{folder}: no {name}, so this is not the folder of an experiment; "
                 "give the folder that `isoflop run` wrote"
             )
-    config_text = _text(folder / "experiment.json")
-    _json(folder / "experiment.json", config_text)
+    again = "run the study again"
+    config = read_json(folder / "experiment.json", missing=again, remedy=again)
     environment_path = folder / "env.json"
     environment: Any = {}
     if environment_path.is_file():
-        environment = _json(environment_path, _text(environment_path))
+        environment = read_json(environment_path, missing=again, remedy=again)
         if not isinstance(environment, dict):
             raise UserError(f"{environment_path}: expected a JSON object of names and values")
     rows = tuple(read_rows(folder / "ledger.jsonl", CheckpointRow))
@@ -90,7 +93,7 @@ def read_study(folder: Path) -> Study:
         name=rows[0].experiment if rows else folder.resolve().name,
         rows=rows,
         states=tuple(read_rows(folder / "cells.jsonl", CellState)),
-        config_text=config_text,
+        config=config,
         corpus=_optional(folder / "corpus.jsonl", SourceRow),
         mixture=_optional(folder / "mixture.jsonl", MixtureRow),
         environment=environment,
@@ -99,20 +102,6 @@ def read_study(folder: Path) -> Study:
 
 def _optional(path: Path, kind: type[Row]) -> tuple[Row, ...]:
     return tuple(read_rows(path, kind)) if path.is_file() else ()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from None
-
-
-def _json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
 
 
 def _names_of_kind(config: Any, kinds: tuple[str, ...]) -> set[str]:

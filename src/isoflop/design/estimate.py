@@ -51,10 +51,10 @@ class Machine:
             raise UserError("flops_per_second and memory_bytes_per_second must be above 0")
 
 
-ONE_CPU_CORE = Machine(flops_per_second=2e10, memory_bytes_per_second=1e10)
-"""One core of a server CPU in float32 at the demo's widths (d = 32 to 64), one thread.
-From trials of two-layer models of width 32: 45,000 to 50,000 tokens a second at about 0.4 MFLOP
-a token. The memory speed is chosen, not measured."""
+ONE_CPU_CORE = Machine(flops_per_second=2.6e10, memory_bytes_per_second=4e9)
+"""One core of a server CPU in float32 at the demo's width (d = 32), one thread. Fitted to the demo's
+measured speeds, 66,000 (E2) to 49,500 (E64) tokens a second (docs/log.md, 2026-11-22); a wide
+model reaches more FLOPs a second than this."""
 
 
 @dataclass(frozen=True, kw_only=True)

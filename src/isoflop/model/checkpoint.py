@@ -6,7 +6,6 @@
 safetensors rather than pickle: a checkpoint from elsewhere cannot run code.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 from isoflop.config import UserError, digest, from_dict, to_text
 from isoflop.model.config import ModelConfig
 from isoflop.model.transformer import Transformer
-from isoflop.records import atomic_file, write_text
+from isoflop.records import atomic_file, read_json, write_text
 
 
 def save_checkpoint(model: Transformer, folder: Path) -> None:
@@ -35,12 +34,7 @@ def load_checkpoint(
         UserError: no checkpoint, one cut short, or weights of another config.
     """
     path = folder / "config.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no checkpoint here (config.json is missing)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON: {error}; copy the checkpoint again") from None
+    data = read_json(path, missing="no checkpoint here", remedy="copy the checkpoint again")
     config = from_dict(ModelConfig, data, str(path))
     tensors, metadata = load_tensors(folder / "model.safetensors")
     if metadata.get("config") != digest(config):

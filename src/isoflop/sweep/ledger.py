@@ -31,7 +31,7 @@ from isoflop.records import (
     write_rows,
     write_text,
 )
-from isoflop.sweep.study import PlannedRun, Study
+from isoflop.sweep.study import PlannedRun, StudyMap
 
 KAPLAN_FLOPS_PER_PARAMETER = 6
 """Per token: 2 forward, 4 backward. Kaplan et al. 2020 (arXiv:2001.08361), section 2.1."""
@@ -40,7 +40,7 @@ FAILURE_FILE = "FAILED"
 """In a run's training folder: why its last attempt failed."""
 
 
-def write_ledger(study: Study, root: Path) -> list[CellState]:
+def write_ledger(study: StudyMap, root: Path) -> list[CellState]:
     """Join all finished runs and write the ledger's files; returns where each run stands."""
     states = [run_state(study, root, run) for run in study.runs]
     done = [run for run, state in zip(study.runs, states, strict=True) if state.state == "done"]
@@ -63,7 +63,7 @@ def write_ledger(study: Study, root: Path) -> list[CellState]:
     return states
 
 
-def run_state(study: Study, root: Path, run: PlannedRun) -> CellState:
+def run_state(study: StudyMap, root: Path, run: PlannedRun) -> CellState:
     """Whether a run is done, failed or waiting."""
     state, reason = "waiting", None
     failure = root / run.train.path / FAILURE_FILE
@@ -84,7 +84,7 @@ def clear_failure(root: Path, run: PlannedRun) -> None:
     (root / run.train.path / FAILURE_FILE).unlink(missing_ok=True)
 
 
-def checkpoint_rows(study: Study, root: Path, run: PlannedRun) -> list[CheckpointRow]:
+def checkpoint_rows(study: StudyMap, root: Path, run: PlannedRun) -> list[CheckpointRow]:
     """One row for each checkpoint of a finished run, in the order of steps."""
     train = root / run.train.path
     steps = {row.step: row for row in read_rows(train / "steps.jsonl", StepRow)}
@@ -101,7 +101,7 @@ def checkpoint_rows(study: Study, root: Path, run: PlannedRun) -> list[Checkpoin
 
 
 def _join(
-    study: Study,
+    study: StudyMap,
     run: PlannedRun,
     step: StepRow,
     timing: TimingRow | None,

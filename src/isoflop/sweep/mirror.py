@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
 from isoflop.config import UserError
-from isoflop.sweep.study import Study
+from isoflop.sweep.study import StudyMap
 
 MIRRORS = ("tensorboard", "wandb")
 
@@ -50,7 +50,7 @@ class Mirror:
         self._read: dict[Path, int] = {}
         self._make = _tensorboard_writer if kind == "tensorboard" else _wandb_writer
 
-    def poll(self, study: Study) -> None:
+    def poll(self, study: StudyMap) -> None:
         """Forward the rows that came since the last call."""
         for run in study.runs:
             folder = self._root / run.train.path

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from isoflop.sweep.study import Study
+from isoflop.sweep.study import StudyMap
 
 LINES_OF_REASON = 1
 """Lines of a failed worker's error that are kept as its reason."""
@@ -60,7 +60,7 @@ class RunProgress:
 
 
 def run_pool(
-    study: Study,
+    study: StudyMap,
     root: Path,
     pending: list[int],
     num_workers: int,

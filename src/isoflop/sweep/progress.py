@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from isoflop.sweep.pool import RunProgress
-from isoflop.sweep.study import Study
+from isoflop.sweep.study import StudyMap
 
 PLAIN_INTERVAL_SECONDS = 60.0
 """Time between plain lines of progress; chosen so that a log of hours stays readable."""
@@ -33,7 +33,7 @@ class StudyProgress(Protocol):
         """The study ended or was interrupted."""
 
 
-def open_progress(study: Study, pending: list[int], console: Console) -> StudyProgress:
+def open_progress(study: StudyMap, pending: list[int], console: Console) -> StudyProgress:
     """Bars where there is a terminal, plain lines elsewhere."""
     return (Bars if console.is_terminal else PlainLines)(study, pending, console)
 
@@ -73,7 +73,7 @@ class Family:
 class PlainLines:
     """For logs and pipes."""
 
-    def __init__(self, study: Study, pending: list[int], console: Console):
+    def __init__(self, study: StudyMap, pending: list[int], console: Console):
         self._study, self._console = study, console
         self._family = Family(pending)
         self._last = time.monotonic()
@@ -110,7 +110,7 @@ class PlainLines:
 class Bars:
     """For terminals."""
 
-    def __init__(self, study: Study, pending: list[int], console: Console):
+    def __init__(self, study: StudyMap, pending: list[int], console: Console):
         self._study = study
         self._family = Family(pending)
         self._progress = Progress(

@@ -16,7 +16,7 @@ from isoflop.sweep.mirror import Mirror, open_mirror
 from isoflop.sweep.pool import RunProgress, run_pool, visible_gpus
 from isoflop.sweep.progress import open_progress
 from isoflop.sweep.stages import prepare
-from isoflop.sweep.study import Study, plan_study, write_study
+from isoflop.sweep.study import StudyMap, map_study, write_study_map
 
 
 def run_study(
@@ -48,8 +48,8 @@ def run_study(
     console = console or Console(stderr=True)
     root.mkdir(parents=True, exist_ok=True)
     with locked(root), _terminate_as_interrupt():
-        study = plan_study(experiment)
-        write_study(study, root)
+        study = map_study(experiment)
+        write_study_map(study, root)
         opened = [open_mirror(kind, root) for kind in mirrors]
         prepare(
             study,
@@ -76,7 +76,7 @@ def default_workers() -> int:
 
 
 def _run_pending(
-    study: Study,
+    study: StudyMap,
     root: Path,
     pending: list[int],
     num_workers: int,

@@ -10,7 +10,7 @@ from pathlib import Path
 from isoflop.corpus.build import build_source
 from isoflop.corpus.config import max_epochs
 from isoflop.folders import working_in
-from isoflop.sweep.study import PlannedRun, Study
+from isoflop.sweep.study import PlannedRun, StudyMap
 from isoflop.tokens.batches import Mixture
 from isoflop.tokens.build import sample_texts, tokenize_source
 from isoflop.tokens.shards import Shard
@@ -23,7 +23,7 @@ WorkerProgress = Callable[[str, int, int, float | None], None]
 """Called with the stage, units done, units in all, and tokens per second where they apply."""
 
 
-def prepare(study: Study, root: Path, say: Say) -> None:
+def prepare(study: StudyMap, root: Path, say: Say) -> None:
     """Make documents, tokenizer and shards; what is finished stays as it is.
 
     Raises:
@@ -55,7 +55,7 @@ def prepare(study: Study, root: Path, say: Say) -> None:
     _check_epochs(study, root, say)
 
 
-def _prepare_tokenizer(study: Study, root: Path, say: Say) -> None:
+def _prepare_tokenizer(study: StudyMap, root: Path, say: Say) -> None:
     folder = study.folder(root, study.tokenizer)
     if folder.done:
         return
@@ -72,14 +72,14 @@ def _prepare_tokenizer(study: Study, root: Path, say: Say) -> None:
     say(f"tokenizer: {load_tokenizer(study, root).vocabulary_size} tokens")
 
 
-def load_tokenizer(study: Study, root: Path) -> Tokenizer:
+def load_tokenizer(study: StudyMap, root: Path) -> Tokenizer:
     """The study's tokenizer."""
     return Tokenizer.load(
         root / study.tokenizer.path / "tokenizer.json", study.experiment.tokenizer
     )
 
 
-def load_mixture(study: Study, root: Path, seed: int) -> Mixture:
+def load_mixture(study: StudyMap, root: Path, seed: int) -> Mixture:
     """The study's batches in the order of `seed`."""
     train = study.experiment.train
     return Mixture(
@@ -91,7 +91,7 @@ def load_mixture(study: Study, root: Path, seed: int) -> Mixture:
     )
 
 
-def _check_epochs(study: Study, root: Path, say: Say) -> None:
+def _check_epochs(study: StudyMap, root: Path, say: Say) -> None:
     """Tell how often each source is read; refuse more than its limit."""
     experiment = study.experiment
     mixture = load_mixture(study, root, experiment.seeds[0])
@@ -104,13 +104,15 @@ def _check_epochs(study: Study, root: Path, say: Say) -> None:
     mixture.check_epochs(experiment.train.num_steps, limits)
 
 
-def item_files(study: Study, root: Path) -> list[Path]:
+def item_files(study: StudyMap, root: Path) -> list[Path]:
     """The files of questions of all sources that ask some, in the order of the sources."""
     files = [root / stage.path / "items.jsonl" for stage in study.corpora]
     return [file for file in files if file.exists()]
 
 
-def train_and_evaluate(study: Study, root: Path, run: PlannedRun, progress: WorkerProgress) -> None:
+def train_and_evaluate(
+    study: StudyMap, root: Path, run: PlannedRun, progress: WorkerProgress
+) -> None:
     """Train one cell and score its checkpoints; what is finished stays as it is."""
     # torch is imported here: only workers need it, and it takes seconds.
     import torch

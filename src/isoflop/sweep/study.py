@@ -14,7 +14,6 @@ everything else is used again.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from isoflop.corpus.config import Source
 from isoflop.design.family import Cell
 from isoflop.evaluate.config import EvaluateConfig
 from isoflop.folders import StageFolder, stage_folder
-from isoflop.records import write_text
+from isoflop.records import read_json, write_text
 from isoflop.sweep.config import Experiment
 from isoflop.tokens.config import TokenizerConfig
 from isoflop.train.config import TrainConfig
@@ -96,7 +95,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class StudyMap:
     """An experiment and the folder of each of its parts."""
 
     experiment: Experiment
@@ -129,7 +128,7 @@ class Study:
         return EvaluateStage(evaluate=experiment.evaluate)
 
 
-def plan_study(experiment: Experiment) -> Study:
+def map_study(experiment: Experiment) -> StudyMap:
     """Name all folders of an experiment; reads the raw inputs once to digest their bytes.
 
     Raises:
@@ -161,31 +160,26 @@ def plan_study(experiment: Experiment) -> Study:
         for seed in experiment.seeds
         for cell in experiment.cells
     )
-    return Study(
+    return StudyMap(
         experiment=experiment, corpora=corpora, tokenizer=tokenizer, tokens=tokens, runs=runs
     )
 
 
-def write_study(study: Study, root: Path) -> None:
+def write_study_map(study: StudyMap, root: Path) -> None:
     """Leave the map in the study's folder, and the experiment apart for readers."""
     write_text(root / "experiment.json", to_text(study.experiment))
     write_text(root / "study.json", to_text(study))
 
 
-def read_study(root: Path) -> Study:
+def read_study_map(root: Path) -> StudyMap:
     """The map of a study's folder.
 
     Raises:
         UserError: no study there, or its file is of another version.
     """
     path = root / "study.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{root}: no study here (study.json is missing); run one first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON: {error}; run the study again") from None
-    return from_dict(Study, data, str(path))
+    data = read_json(path, missing="run a study first", remedy="run the study again")
+    return from_dict(StudyMap, data, str(path))
 
 
 def _plan(stage: str, name: str, config: object, *inputs: str) -> PlannedStage:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from isoflop.config import UserError
 from isoflop.sweep.stages import train_and_evaluate
-from isoflop.sweep.study import read_study
+from isoflop.sweep.study import read_study_map
 
 
 def main(arguments: list[str]) -> int:
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     root, number = Path(arguments[0]), int(arguments[1])
     try:
-        study = read_study(root)
+        study = read_study_map(root)
         train_and_evaluate(study, root, study.runs[number], _tell)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -97,8 +97,8 @@ def test_a_study_of_text_alone_answers_by_validation_loss():
 
 
 def test_memory_tasks_are_told_by_the_config():
-    config = '{"corpus": {"sources": [{"kind": "PhoneBookProbe", "name": "phones"}]}}'
-    study = replace(study_of([]), config_text=config)
+    config = {"corpus": {"sources": [{"kind": "PhoneBookProbe", "name": "phones"}]}}
+    study = replace(study_of([]), config=config)
     assert study.memory_tasks == {"memory", "phones"}
 
 

@@ -82,7 +82,7 @@ def test_the_page_opens_with_the_answer_and_stands_alone(tmp_path):
 
 def test_hostile_names_are_escaped(tmp_path):
     row = checkpoint(cell=HOSTILE, losses=(loss_row("code", "validation", 2.0),))
-    study = replace(study_of([row]), name=HOSTILE, config_text=f'{{"a": "{HOSTILE}"}}')
+    study = replace(study_of([row]), name=HOSTILE, config={"a": HOSTILE})
     text = page_of(tmp_path, study)
     assert "alert(" in text
     assert "<script>alert" not in text
@@ -101,13 +101,13 @@ def test_hostile_names_are_escaped(tmp_path):
     ids=["no rows", "one row", "none final", "text alone", "no times"],
 )
 def test_little_data_gives_a_page(tmp_path, rows):
-    study = replace(study_of(rows), corpus=(), mixture=(), environment={}, config_text="")
+    study = replace(study_of(rows), corpus=(), mixture=(), environment={}, config=None)
     Page(page_of(tmp_path, study))
 
 
 def write_folder(folder, rows):
     study = study_of(rows)
-    write_text(folder / "experiment.json", study.config_text)
+    write_text(folder / "experiment.json", json.dumps(study.config))
     write_rows(folder / "ledger.jsonl", study.rows)
     write_rows(folder / "cells.jsonl", study.states)
     write_rows(folder / "corpus.jsonl", study.corpus)

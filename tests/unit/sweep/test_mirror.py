@@ -9,7 +9,7 @@ import pytest
 from isoflop.config import UserError
 from isoflop.records import LossRow, StepRow, read_rows
 from isoflop.sweep.mirror import Mirror, open_mirror
-from isoflop.sweep.study import read_study
+from isoflop.sweep.study import read_study_map
 
 
 class Page:
@@ -30,7 +30,7 @@ class Page:
 def test_tensorboard_reads_back_the_rows(finished, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    study = read_study(finished.root)
+    study = read_study_map(finished.root)
     mirror = open_mirror("tensorboard", finished.root)
     mirror.poll(study)
     mirror.poll(study)
@@ -64,7 +64,7 @@ def test_wandb_offline_leaves_a_run_folder_a_run(finished, tmp_path, monkeypatch
     monkeypatch.setenv("WANDB_SILENT", "true")
     for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
-    study = read_study(finished.root)
+    study = read_study_map(finished.root)
     mirror = open_mirror("wandb", finished.root)
     mirror.poll(study)
     mirror.close()
@@ -96,7 +96,7 @@ def growing(finished, tmp_path, monkeypatch) -> tuple[Mirror, Page, Path, list[b
     monkeypatch.setattr(
         "isoflop.sweep.mirror._tensorboard_writer", lambda place, project, name: page
     )
-    run = read_study(finished.root).runs[0]
+    run = read_study_map(finished.root).runs[0]
     lines = (finished.root / run.train.path / "steps.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / run.train.path).mkdir(parents=True)
     return open_mirror("tensorboard", tmp_path), page, tmp_path / run.train.path, lines
@@ -104,7 +104,7 @@ def growing(finished, tmp_path, monkeypatch) -> tuple[Mirror, Page, Path, list[b
 
 def test_each_row_is_shown_once_when_its_line_is_whole(finished, growing):
     mirror, page, folder, lines = growing
-    study = read_study(finished.root)
+    study = read_study_map(finished.root)
     mirror.poll(study)
     assert page.told == []
     with (folder / "steps.jsonl").open("ab", buffering=0) as file:
@@ -122,7 +122,7 @@ def test_each_row_is_shown_once_when_its_line_is_whole(finished, growing):
 
 def test_a_file_that_a_resumed_run_made_shorter_is_read_again(finished, growing):
     mirror, page, folder, lines = growing
-    study = read_study(finished.root)
+    study = read_study_map(finished.root)
     (folder / "steps.jsonl").write_bytes(b"".join(lines))
     mirror.poll(study)
     (folder / "steps.jsonl").write_bytes(b"".join(lines[:2]))

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from isoflop.sweep.pool import RunProgress
 from isoflop.sweep.progress import Bars, Family, PlainLines, open_progress, run_share
-from isoflop.sweep.study import plan_study
+from isoflop.sweep.study import map_study
 
 
 def said(stage: str, done: int = 0, total: int = 1, run: int = 0, reason: str | None = None):
@@ -41,7 +41,7 @@ def shown(out: io.StringIO) -> str:
 
 @pytest.fixture
 def study(finished):
-    return plan_study(finished.experiment)
+    return map_study(finished.experiment)
 
 
 def test_a_log_gets_one_plain_line_a_finished_run(study):

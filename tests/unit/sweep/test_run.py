@@ -17,7 +17,7 @@ from isoflop.folders import locked
 from isoflop.records import CheckpointRow, ScoreRow, read_rows
 from isoflop.sweep import pool
 from isoflop.sweep.run import default_workers, run_study
-from isoflop.sweep.study import read_study
+from isoflop.sweep.study import read_study_map
 
 EXPERIMENT_FILE = """
 import sys
@@ -82,7 +82,7 @@ def test_the_ledger_joins_every_figure(finished):
         }
         assert row.max_expert_load >= 1
         assert row.tpp == row.tokens / row.total_params
-    study = read_study(finished.root)
+    study = read_study_map(finished.root)
     scores = finished.root / study.runs[1].evaluate.path / "scores.jsonl"
     assert list(rows[3].scores) == [s for s in read_rows(scores, ScoreRow) if s.step == 20]
 
@@ -118,7 +118,7 @@ def test_an_unknown_mirror_is_refused_before_any_work(finished, tmp_path):
 def test_a_failed_run_is_recorded_stops_no_other_and_is_tried_again(finished, tmp_path):
     root = tmp_path / "tiny"
     shutil.copytree(finished.root, root)
-    broken, other = read_study(root).runs
+    broken, other = read_study_map(root).runs
     for stage in (broken.train, broken.evaluate, other.evaluate):
         shutil.rmtree(root / stage.path)
     # A file where a folder must be: the run fails when it keeps its first checkpoint.

@@ -9,7 +9,7 @@ import pytest
 from fakes import tiny_experiment
 from isoflop.config import UserError, override
 from isoflop.sweep.config import Experiment
-from isoflop.sweep.study import Study, plan_study, read_study, write_study
+from isoflop.sweep.study import StudyMap, map_study, read_study_map, write_study_map
 from isoflop.tokens.tokenizer import train_tokenizer
 
 
@@ -18,7 +18,7 @@ def experiment(tmp_path) -> Experiment:
     return tiny_experiment(tmp_path)
 
 
-def paths(study: Study) -> dict[str, str]:
+def paths(study: StudyMap) -> dict[str, str]:
     """Every folder of a study under a name that does not depend on digests."""
     stages = [study.tokenizer, *study.corpora, *study.tokens]
     runs = [stage for run in study.runs for stage in (run.train, run.evaluate)]
@@ -27,7 +27,7 @@ def paths(study: Study) -> dict[str, str]:
 
 def moved(experiment: Experiment, other: Experiment) -> set[str]:
     """Folders that differ between the studies of two experiments."""
-    before, after = paths(plan_study(experiment)), paths(plan_study(other))
+    before, after = paths(map_study(experiment)), paths(map_study(other))
     assert set(before) == set(after)
     return {name for name in before if before[name] != after[name]}
 
@@ -55,10 +55,10 @@ def test_a_changed_field_moves_the_folders_below_it(experiment, change, expected
 
 
 def test_the_bytes_of_a_users_text_move_everything_made_of_it(experiment):
-    before = paths(plan_study(experiment))
+    before = paths(map_study(experiment))
     text = Path(experiment.corpus.sources[2].path) / "note-03.txt"
     text.write_text(text.read_text() + ".")
-    after = paths(plan_study(experiment))
+    after = paths(map_study(experiment))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"corpus/notes"} | TOKENS | TRAIN | EVALUATE
 
@@ -71,14 +71,14 @@ def test_a_given_tokenizer_keeps_the_tokens_of_unchanged_sources(experiment, tmp
     experiment = dataclasses.replace(experiment, tokenizer=given)
     changed = moved(experiment, override(experiment, "corpus.sources.0.num_facts=21"))
     assert changed == {"corpus/memory", "tokens/memory"} | TRAIN | EVALUATE
-    before = paths(plan_study(experiment))
+    before = paths(map_study(experiment))
     train_tokenizer(trained, ["quite other words"], path)
-    after = paths(plan_study(experiment))
+    after = paths(map_study(experiment))
     assert {n for n in before if before[n] != after[n]} == TOKENS | TRAIN | EVALUATE
 
 
 def test_seeds_add_runs_and_move_none(experiment):
-    one, two = (paths(plan_study(override(experiment, f"seeds={s}"))) for s in ((0,), (0, 7)))
+    one, two = (paths(map_study(override(experiment, f"seeds={s}"))) for s in ((0,), (0, 7)))
     assert one.items() <= two.items()
     assert set(two) - set(one) == {
         f"{stage}/{cell}-s7" for stage in ("train", "evaluate") for cell in ("E2-k2", "E4-k2")
@@ -86,39 +86,39 @@ def test_seeds_add_runs_and_move_none(experiment):
 
 
 def test_the_map_survives_its_file(experiment, tmp_path):
-    study = plan_study(experiment)
-    write_study(study, tmp_path)
-    assert read_study(tmp_path) == study
-    assert plan_study(read_study(tmp_path).experiment) == study
+    study = map_study(experiment)
+    write_study_map(study, tmp_path)
+    assert read_study_map(tmp_path) == study
+    assert map_study(read_study_map(tmp_path).experiment) == study
 
 
 def test_planning_makes_no_folder(experiment, tmp_path):
     before = set(tmp_path.rglob("*"))
-    plan_study(experiment)
+    map_study(experiment)
     assert set(tmp_path.rglob("*")) == before
 
 
 def test_a_folder_without_a_study_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"no study here \(study\.json is missing\)"):
-        read_study(tmp_path)
+    with pytest.raises(UserError, match=r"study\.json: no such file: run a study first"):
+        read_study_map(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "\xff", "3", '{"kind": "Study"}'])
+@pytest.mark.parametrize("content", ["{", "\xff", "3", '{"kind": "StudyMap"}'])
 def test_a_damaged_map_is_told_with_its_path(tmp_path, content):
     (tmp_path / "study.json").write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=r"study\.json"):
-        read_study(tmp_path)
+        read_study_map(tmp_path)
 
 
 def test_a_map_of_another_version_names_the_field(experiment, tmp_path):
-    write_study(plan_study(experiment), tmp_path)
+    write_study_map(map_study(experiment), tmp_path)
     data = json.loads((tmp_path / "study.json").read_text())
     data["experiment"]["train"]["momentum"] = 0.9
     (tmp_path / "study.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match="TrainConfig has no field 'momentum'"):
-        read_study(tmp_path)
+        read_study_map(tmp_path)
 
 
 def test_a_missing_input_is_told_before_anything_runs(experiment):
     with pytest.raises(UserError, match="nowhere"):
-        plan_study(override(experiment, "corpus.sources.2.path=nowhere"))
+        map_study(override(experiment, "corpus.sources.2.path=nowhere"))
