@@ -28,10 +28,11 @@ from isoflop.model.transformer import Transformer, next_token_loss
 from isoflop.train.config import TrainConfig
 from isoflop.train.optim import make_optimizer
 
-STEPS_PER_ROUND = 40
-PEERS = ("eager", "grouped_mm")
-"""transformers' implementations of the experts; batched_mm gathers weights per token and is
-tens of times slower in training (2.13.0 CPU, docs/log.md)."""
+SECONDS_PER_ROUND = 1.5
+"""Of each model in each round; chosen long against a step and short against the machine's drift."""
+
+PEERS = ("eager", "grouped_mm", "batched_mm")
+"""transformers' implementations of the experts that run on a CPU."""
 
 
 def mixtral(ours: Transformer, implementation: str) -> MixtralForCausalLM:
@@ -98,6 +99,17 @@ def peer_loss(peer: nn.Module, tokens: torch.Tensor, targets: torch.Tensor) -> t
     return functional.cross_entropy(peer(tokens).logits.flatten(0, 1), targets.flatten())
 
 
+def steps_per_second(step: Callable[[torch.Tensor], float], batch: torch.Tensor) -> float:
+    """Speed over at least SECONDS_PER_ROUND and one step."""
+    begun = time.perf_counter()
+    steps, seconds = 0, 0.0
+    while seconds < SECONDS_PER_ROUND:
+        step(batch)
+        steps += 1
+        seconds = time.perf_counter() - begun
+    return steps / seconds
+
+
 def measure(shape: ModelConfig, train: TrainConfig, rounds: int) -> dict[str, object]:
     """Tokens per second of each in alternation, and the ratios round by round."""
     ours = Transformer(shape)
@@ -117,11 +129,7 @@ def measure(shape: ModelConfig, train: TrainConfig, rounds: int) -> dict[str, ob
     speeds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            begun = time.perf_counter()
-            for _ in range(STEPS_PER_ROUND):
-                step(batch)
-            seconds = time.perf_counter() - begun
-            speeds[name].append(STEPS_PER_ROUND * train.batch_tokens / seconds)
+            speeds[name].append(train.batch_tokens * steps_per_second(step, batch))
     best = max(PEERS, key=lambda name: statistics.median(speeds[name]))
     ratios = [a / b for a, b in zip(speeds["ours"], speeds[best], strict=True)]
     return {

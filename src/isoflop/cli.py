@@ -57,6 +57,7 @@ def list_experiments(as_json: AsJson = False) -> None:
 @app.command()
 def plan(name: Name, changes: Changes = None, as_json: AsJson = False) -> None:
     """The family: parameters, FLOPs, tokens, memory and estimated time, before anything is run."""
+    from isoflop.design.estimate import ONE_CPU_CORE
     from isoflop.design.plan import plan as plan_cells
     from isoflop.design.plan import plan_to_json, plan_to_table
 
@@ -71,6 +72,8 @@ def plan(name: Name, changes: Changes = None, as_json: AsJson = False) -> None:
         seeds=experiment.seeds,
         micro_batch_tokens=micro_batch * train.sequence_length,
         precision=train.precision,
+        # The speed of a core says nothing of runs that need a GPU, which train in bfloat16.
+        machine=ONE_CPU_CORE if train.precision == "float32" else None,
     )
     typer.echo((plan_to_json(rows) if as_json else plan_to_table(rows)).rstrip("\n"))
 
@@ -92,7 +95,13 @@ def run(
 
     experiment = _experiment(name, changes)
     root = out / experiment.name
-    states = run_study(experiment, root, num_workers=workers, mirrors=tuple(mirror or ()))
+    states = run_study(
+        experiment,
+        root,
+        num_workers=workers,
+        mirrors=tuple(mirror or ()),
+        command=("isoflop", *sys.argv[1:]),
+    )
     typer.echo(f"{root / 'report.html'}\n{root / 'table.csv'}")
     failed = [state for state in states if state.state != "done"]
     for state in failed:
@@ -106,12 +115,9 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A study's folder, e.g. runs/demo.")],
 ) -> None:
     """Join the rows of a study again and write its table, figures and report."""
-    from isoflop.analysis.report import report as write_report
-    from isoflop.sweep.ledger import write_ledger
-    from isoflop.sweep.study import read_study_map
+    from isoflop.sweep.run import report_study
 
-    write_ledger(read_study_map(folder), folder)
-    write_report(folder)
+    report_study(folder)
     typer.echo(f"{folder / 'report.html'}\n{folder / 'table.csv'}")
 
 

@@ -2,7 +2,7 @@
 
     runs/<experiment>/<stage>/<name>-<digest>/
         config.json   what was asked
-        env.json      with what it was done: versions, device, commit
+        env.json      with what it was done: versions, device, commit; a list, see working_in
         ...           rows and artefacts
         DONE          written last; a folder without it is unfinished
 
@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.config import UserError, digest, to_text
-from isoflop.records import write_text
+from isoflop.records import read_json, write_text
 
 LOCK_PATIENCE_SECONDS = 15.0
 """How long to wait for a folder's lock: a killed parent's child needs a moment to end. Chosen."""
@@ -62,8 +61,11 @@ def stage_folder(
 
 
 @contextmanager
-def working_in(folder: StageFolder) -> Iterator[Path]:
+def working_in(folder: StageFolder, *, device: str = "cpu") -> Iterator[Path]:
     """Hold the folder's lock and leave config and environment in it; yields its path.
+
+    An environment that differs from the one the folder was begun in is added to
+    it: a run resumed under other versions can be told.
 
     Raises:
         UserError: another living process works in the folder.
@@ -71,8 +73,18 @@ def working_in(folder: StageFolder) -> Iterator[Path]:
     folder.path.mkdir(parents=True, exist_ok=True)
     with locked(folder.path):
         write_text(folder.path / "config.json", to_text(folder.config))
-        write_text(folder.path / "env.json", json.dumps(environment(), indent=2) + "\n")
+        path = folder.path / "env.json"
+        known = read_environments(path) if path.exists() else []
+        now = environment(device)
+        if now not in known:
+            write_text(path, json.dumps([*known, now], indent=2) + "\n")
         yield folder.path
+
+
+def read_environments(path: Path) -> list[dict[str, Any]]:
+    """The environments that worked in a folder, the first first."""
+    known = read_json(path, missing="run the stage again", remedy="delete it and run again")
+    return known if isinstance(known, list) else [known]
 
 
 @contextmanager
@@ -93,7 +105,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str = "cpu") -> dict[str, Any]:
     """Versions, machine and commit: what may change a result besides the config."""
     versions: dict[str, str | None] = {}
     for package in VERSIONED_PACKAGES:
@@ -107,8 +119,8 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "num_cores": os.cpu_count(),
+        "device": device,
         "system": platform.platform(),
-        "command": sys.argv,
         "commit": _commit(),
     }
 

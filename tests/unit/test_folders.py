@@ -13,7 +13,7 @@ import pytest
 from fakes import names_in, tiny_model
 from isoflop import folders
 from isoflop.config import UserError, to_text
-from isoflop.folders import environment, locked, stage_folder, working_in
+from isoflop.folders import environment, locked, read_environments, stage_folder, working_in
 
 HOLD = (
     "import sys, time\nfrom pathlib import Path\nfrom isoflop.folders import locked\n"
@@ -33,7 +33,8 @@ def test_done_is_written_last(tmp_path):
     with working_in(folder) as path:
         assert not folder.done
         assert (path / "config.json").read_text() == to_text(tiny_model())
-        assert json.loads((path / "env.json").read_text())["python"]
+        (environment,) = read_environments(path / "env.json")
+        assert environment["python"]
         folder.finish()
     assert folder.done
     assert (folder.path / "DONE").read_text() == folder.digest + "\n"
@@ -94,3 +95,12 @@ def test_the_environment_names_what_can_change_a_result():
     assert found["packages"]["torch"]
     assert found["num_cores"] == os.cpu_count()
     json.dumps(found)
+
+
+def test_another_environment_is_added_and_the_same_is_not(tmp_path):
+    folder = stage_folder(tmp_path, "train", "E4", tiny_model())
+    for device in ("cpu", "cpu", "H200, CUDA 13.0"):
+        with working_in(folder, device=device) as path:
+            pass
+    known = read_environments(path / "env.json")
+    assert [one["device"] for one in known] == ["cpu", "H200, CUDA 13.0"]

@@ -15,6 +15,8 @@ from isoflop.train.config import TrainConfig
 SEQUENCE_LENGTH = 4096
 BATCH_SEQUENCES = 1024
 """Sequences of one optimiser step: 4,194,304 tokens."""
+MICRO_BATCH_SEQUENCES = 8
+"""Sequences on one GPU at once in three of the five launch scripts read; 1 to 16 in the others."""
 NUM_STEPS = 29_803
 TRAIN_TOKENS = NUM_STEPS * BATCH_SEQUENCES * SEQUENCE_LENGTH
 """125,002,842,112: the study's "125 B"."""
@@ -87,6 +89,7 @@ def paper() -> Experiment:
             train_tokens=TRAIN_TOKENS,
             batch_sequences=BATCH_SEQUENCES,
             sequence_length=SEQUENCE_LENGTH,
+            micro_batch_sequences=MICRO_BATCH_SEQUENCES,
             precision="bfloat16",
             num_checkpoints=NUM_CHECKPOINTS,
         ),

@@ -47,6 +47,11 @@ class Experiment:
                     f"{cell.name}: sequence_length={cell.model.sequence_length} must be at least "
                     f"the training's {self.train.sequence_length}"
                 )
+        if self.train.reset_attention and self.evaluate.context_start == "end_of_text":
+            raise UserError(
+                f"{self.name}: with train.reset_attention=True no document was ever read after an "
+                "end of text; set evaluate.context_start='nothing'"
+            )
         if self.active_tolerance is not None:
             check_matched(
                 self.cells,

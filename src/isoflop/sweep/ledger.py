@@ -4,7 +4,7 @@
     <folder>/ledger.jsonl    CheckpointRow, one a checkpoint
     <folder>/cells.jsonl     CellState, one a run
     <folder>/corpus.jsonl    SourceRow;  <folder>/mixture.jsonl  MixtureRow
-    <folder>/env.json        environment of the first finished run
+    <folder>/env.json        environment of the runs, and the command
 
 Written anew from the folders each time, so it cannot disagree with them.
 """
@@ -13,9 +13,10 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from isoflop.config import to_text
-from isoflop.folders import environment
+from isoflop.folders import environment, read_environments
 from isoflop.model.count import active_params, total_params
 from isoflop.model.count import train_flops_per_token_megatron as flops_per_token
 from isoflop.records import (
@@ -27,6 +28,7 @@ from isoflop.records import (
     SourceRow,
     StepRow,
     TimingRow,
+    read_json,
     read_rows,
     write_rows,
     write_text,
@@ -35,6 +37,9 @@ from isoflop.sweep.study import PlannedRun, StudyMap
 
 KAPLAN_FLOPS_PER_PARAMETER = 6
 """Per token: 2 forward, 4 backward. Kaplan et al. 2020 (arXiv:2001.08361), section 2.1."""
+
+COMMAND_FILE = "command.json"
+"""In a study's folder: the last command that ran it, as the user typed it."""
 
 FAILURE_FILE = "FAILED"
 """In a run's training folder: why its last attempt failed."""
@@ -53,14 +58,29 @@ def write_ledger(study: StudyMap, root: Path) -> list[CellState]:
     for stage in study.corpora:
         sources += read_rows(root / stage.path / "source.jsonl", SourceRow)
     write_rows(root / "corpus.jsonl", sources)
-    if done:
-        first = root / done[0].train.path
-        write_rows(root / "mixture.jsonl", read_rows(first / "mixture.jsonl", MixtureRow))
-        write_text(root / "env.json", (first / "env.json").read_text(encoding="utf-8"))
-    else:
-        write_rows(root / "mixture.jsonl", [])
-        write_text(root / "env.json", json.dumps(environment(), indent=2) + "\n")
+    mixture = read_rows(root / done[0].train.path / "mixture.jsonl", MixtureRow) if done else []
+    write_rows(root / "mixture.jsonl", mixture)
+    write_text(root / "env.json", json.dumps(_environment(root, done), indent=2) + "\n")
     return states
+
+
+def _environment(root: Path, done: list[PlannedRun]) -> dict[str, Any]:
+    """The first run's environment, the user's command, and what was not the same in all runs."""
+    command = root / COMMAND_FILE
+    found: list[dict[str, Any]] = []
+    for run in done:
+        found += read_environments(root / run.train.path / "env.json")
+    first = found[0] if found else environment()
+    differing = {
+        name: sorted({json.dumps(one.get(name)) for one in found})
+        for name in first
+        if any(one.get(name) != first[name] for one in found)
+    }
+    return {
+        **first,
+        "command": read_json(command, missing="", remedy="run again") if command.exists() else None,
+        "differs_between_runs": differing,
+    }
 
 
 def run_state(study: StudyMap, root: Path, run: PlannedRun) -> CellState:

@@ -6,6 +6,7 @@ ones. The rows stay the record; a mirror can be switched on or off at any time.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
@@ -119,16 +120,30 @@ class _WandbWriter:
         import wandb
 
         place.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
-            project=project, name=name, id=name, dir=place, resume="allow", reinit="create_new"
-        )
+        with _wandb_errors():
+            self._run = wandb.init(
+                project=project, name=name, id=name, dir=place, resume="allow", reinit="create_new"
+            )
 
     def add(self, step: int, figures: dict[str, float]) -> None:
         # wandb's own step must never go back; training rows and losses of one step come apart.
-        self._run.log({**figures, "step": step})
+        with _wandb_errors():
+            self._run.log({**figures, "step": step})
 
     def close(self) -> None:
-        self._run.finish()
+        with _wandb_errors():
+            self._run.finish()
+
+
+@contextmanager
+def _wandb_errors() -> Iterator[None]:
+    """Tell what the tracker refuses (no login, no network) as one line."""
+    import wandb
+
+    try:
+        yield
+    except (wandb.Error, OSError) as error:
+        raise UserError(f"wandb: {error}; log in, or set WANDB_MODE=offline") from None
 
 
 def _tensorboard_writer(place: Path, project: str, name: str) -> Writer:

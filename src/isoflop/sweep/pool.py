@@ -10,7 +10,6 @@ import os
 import queue
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +17,11 @@ from pathlib import Path
 
 from isoflop.sweep.study import StudyMap
 
-LINES_OF_REASON = 1
-"""Lines of a failed worker's error that are kept as its reason."""
+ERROR_FILE = "stderr.txt"
+"""In a run's training folder: all that its worker wrote to standard error in its last attempt."""
+
+USER_ERROR = 2
+"""Exit status of a worker that tells a user's mistake in one message."""
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
@@ -81,7 +83,8 @@ def run_pool(
             while waiting and len(running) < num_workers:
                 number = waiting.pop()
                 slot = min(set(range(num_workers)) - {worker.slot for worker in running.values()})
-                running[number] = _Worker(root, number, slot, news)
+                folder = root / study.runs[number].train.path
+                running[number] = _Worker(root, number, folder, slot, news)
                 tell(RunProgress(number, "start", 0, 1, None))
             try:
                 said = news.get(timeout=0.5)
@@ -103,24 +106,28 @@ def run_pool(
 class _Worker:
     """One process and the thread that listens to it."""
 
-    def __init__(self, root: Path, number: int, slot: int, news: "queue.Queue[RunProgress]"):
+    def __init__(
+        self, root: Path, number: int, folder: Path, slot: int, news: "queue.Queue[RunProgress]"
+    ):
         self.slot = slot
         self._number = number
         self._news = news
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process ends
+        folder.mkdir(parents=True, exist_ok=True)
+        self._errors = folder / ERROR_FILE
         environment = {**os.environ, **ONE_THREAD, **KEEP_MEMORY}
         gpus = visible_gpus()
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "isoflop.sweep.worker", str(root), str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=environment,
-            # Ctrl-C reaches the parent alone, which then ends its workers.
-            start_new_session=True,
-        )
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "isoflop.sweep.worker", str(root), str(number)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                # Ctrl-C reaches the parent alone, which then ends its workers.
+                start_new_session=True,
+            )
         threading.Thread(target=self._listen, daemon=True).start()
 
     def stop(self) -> None:
@@ -141,16 +148,15 @@ class _Worker:
         self._process.stdin.close()
         self._process.stdout.close()
         if status == 0:
-            self._errors.close()
             self._news.put(RunProgress(self._number, "done", 1, 1, None))
         else:
             reason = self._reason(status)
             self._news.put(RunProgress(self._number, "failed", 0, 1, None, reason))
 
     def _reason(self, status: int) -> str:
-        with self._errors as errors:
-            errors.seek(0)
-            lines = errors.read().decode(errors="replace").strip().splitlines()
+        """A user's mistake whole, the last line of anything else; all of it stays in the file."""
+        lines = self._errors.read_text(errors="replace").strip().splitlines()
         if status < 0:
             return f"killed by signal {-status}" + (" (out of memory?)" if status == -9 else "")
-        return "\n".join(lines[-LINES_OF_REASON:]) or f"exit status {status}"
+        told = " ".join(lines) if status == USER_ERROR else "".join(lines[-1:])
+        return told or f"exit status {status}"

@@ -1,22 +1,30 @@
 """Run or resume a whole study: prepare, train and evaluate every cell, join, report."""
 
+import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
+from isoflop.config import UserError
 from isoflop.folders import locked
-from isoflop.records import CellState
+from isoflop.records import CellState, write_text
 from isoflop.sweep.config import Experiment
-from isoflop.sweep.ledger import clear_failure, record_failure, run_state, write_ledger
+from isoflop.sweep.ledger import (
+    COMMAND_FILE,
+    clear_failure,
+    record_failure,
+    run_state,
+    write_ledger,
+)
 from isoflop.sweep.mirror import Mirror, open_mirror
 from isoflop.sweep.pool import RunProgress, run_pool, visible_gpus
 from isoflop.sweep.progress import open_progress
 from isoflop.sweep.stages import prepare
-from isoflop.sweep.study import StudyMap, map_study, write_study_map
+from isoflop.sweep.study import StudyMap, map_study, read_study_map, write_study_map
 
 
 def run_study(
@@ -26,6 +34,7 @@ def run_study(
     num_workers: int | None = None,
     mirrors: tuple[str, ...] = (),
     console: Console | None = None,
+    command: Sequence[str] = (),
 ) -> list[CellState]:
     """Run what is not finished of an experiment in the folder `root`, then write its report.
 
@@ -37,6 +46,7 @@ def run_study(
         num_workers: runs at once; None: one a GPU, or one a core where there is none.
         mirrors: "tensorboard", "wandb": where rows are shown live as well.
         console: where progress goes; None: standard error.
+        command: what the user typed, for the report.
 
     Returns:
         Where each run stands, in the order of the study.
@@ -50,6 +60,7 @@ def run_study(
     with locked(root), _terminate_as_interrupt():
         study = map_study(experiment)
         write_study_map(study, root)
+        write_text(root / COMMAND_FILE, json.dumps(list(command)) + "\n")
         opened = [open_mirror(kind, root) for kind in mirrors]
         prepare(
             study,
@@ -62,17 +73,36 @@ def run_study(
             if run_state(study, root, run).state != "done"
         ]
         _run_pending(study, root, pending, num_workers or default_workers(), opened, console)
-        states = write_ledger(study, root)
-    # Imported last: figures need matplotlib, which a study that fails early need not wait for.
+        return _write_results(study, root)
+
+
+def report_study(root: Path) -> list[CellState]:
+    """Join a study's rows again and write its ledger, table, figures and report.
+
+    Raises:
+        UserError: no study in the folder, or one at work in it.
+    """
+    study = read_study_map(root)
+    with locked(root):
+        return _write_results(study, root)
+
+
+def _write_results(study: StudyMap, root: Path) -> list[CellState]:
+    # Imported late: figures need matplotlib, which a study that fails early need not wait for.
     from isoflop.analysis.report import report
 
+    states = write_ledger(study, root)
     report(root)
     return states
 
 
 def default_workers() -> int:
     """One a GPU, or one a usable core where there is no GPU."""
-    return len(visible_gpus()) or len(os.sched_getaffinity(0))
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # Not on macOS, where a process cannot be bound to cores.
+        cores = os.cpu_count() or 1
+    return len(visible_gpus()) or cores
 
 
 def _run_pending(
@@ -94,13 +124,17 @@ def _run_pending(
 
     def tick() -> None:
         progress.tick()
-        for mirror in mirrors:
-            mirror.poll(study)
+        for mirror in list(mirrors):
+            try:
+                mirror.poll(study)
+            except UserError as error:
+                # A tracker is a convenience: its failure must not cost the study.
+                mirrors.remove(mirror)
+                console.print(f"mirror switched off: {error}", highlight=False, markup=False)
 
     try:
         run_pool(study, root, pending, num_workers, tell, tick)
-        for mirror in mirrors:
-            mirror.poll(study)
+        tick()
     finally:
         progress.close()
         for mirror in mirrors:

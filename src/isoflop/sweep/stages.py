@@ -138,7 +138,7 @@ def train_and_evaluate(
             digest=run.train.digest,
             device=device,
         )
-        with working_in(folder) as path:
+        with working_in(folder, device=_device_name(device)) as path:
             train_run(training, path, lambda *done: progress("train", *done))
             folder.finish()
     scored = study.folder(root, run.evaluate)
@@ -156,3 +156,12 @@ def train_and_evaluate(
                 device=device,
             )
             scored.finish()
+
+
+def _device_name(device: str) -> str:
+    """The accelerator's own name, with its driver library's version, or "cpu"."""
+    import torch
+
+    if device == "cpu":
+        return device
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"

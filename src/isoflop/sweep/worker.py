@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from isoflop.config import UserError
+from isoflop.sweep.pool import USER_ERROR
 from isoflop.sweep.stages import train_and_evaluate
 from isoflop.sweep.study import read_study_map
 
@@ -25,10 +26,10 @@ def main(arguments: list[str]) -> int:
         train_and_evaluate(study, root, study.runs[number], _tell)
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return USER_ERROR
     except OSError as error:
         print(f"{error.filename or root}: {error.strerror}", file=sys.stderr)
-        return 2
+        return USER_ERROR
     return 0
 
 
