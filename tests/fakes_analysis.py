@@ -128,6 +128,22 @@ def _row(
     )
 
 
+def rows_from(**tables: Sequence[Sequence[float]]) -> list[CheckpointRow]:
+    """Final checkpoints of E2, E4, E8, ... at k=2 from the accuracies of each task, a cell a row."""
+    return [
+        checkpoint(
+            num_experts=2 ** (place + 1),
+            seed=seed,
+            scores=tuple(
+                score_row(task, "seen" if task == "memory" else "held_out", cells[place][seed])
+                for task, cells in tables.items()
+            ),
+        )
+        for place, first in enumerate(next(iter(tables.values())))
+        for seed in range(len(first))
+    ]
+
+
 def study_of(rows: Sequence[CheckpointRow], failed: Sequence[CellState] = ()) -> Study:
     """A study of these checkpoints with corpus, mixture and environment."""
     done = {(row.cell, row.seed): row.run for row in rows}
@@ -172,6 +188,7 @@ def study_of(rows: Sequence[CheckpointRow], failed: Sequence[CellState] = ()) ->
             "packages": {"torch": "2.9.1", "numpy": None},
             "command": ["/usr/bin/isoflop", "run", "made-up", "--out", "a folder"],
             "commit": None,
+            "device": "cpu",
         },
     )
 

@@ -3,15 +3,38 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isoflop.analysis.compare import Comparison, TopKComparison, Unit, compare, compare_top_k
-from isoflop.analysis.families import TOLERANCE, Cell, count_label
-from isoflop.analysis.statistics import MIN_SEEDS, Estimate, Sample, estimate
+from isoflop.analysis.compare import Comparison, TopKComparison, compare, compare_top_k
+from isoflop.analysis.families import (
+    MAX_FLOPS_DIFFERENCE,
+    TOLERANCE,
+    Cell,
+    left_out,
+    train_flops_with_router,
+)
+from isoflop.analysis.split import SharedTrend, split_sentences, tested_trends
+from isoflop.analysis.statistics import MIN_SEEDS
 from isoflop.analysis.study import Study
+from isoflop.analysis.verdict import DIRECTION, VerdictKind
+from isoflop.analysis.wording import (
+    cell_text,
+    change_text,
+    interval_text,
+    seeds_text,
+    value_text,
+    what_text,
+)
+from isoflop.design.plan import format_count, format_quantity
 
 QUESTION = (
     "At equal active parameters and equal training tokens, how sparse should the "
     "Mixture-of-Experts be, and does the answer differ between memory and reasoning?"
 )
+
+BEST_WORDS: dict[VerdictKind, str] = {
+    "sparsest is best": "the sparsest cell",
+    "densest is best": "the densest cell",
+    "an inner density is best": "a density between the ends",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +51,7 @@ class Answer:
     not_shown: tuple[str, ...]
     """What a reader must not conclude."""
     missing: tuple[str, ...]
-    """Runs that failed or are not finished, and cells short of seeds."""
+    """Runs that failed or are not finished, cells short of seeds, and cells in no comparison."""
     comparisons: tuple[Comparison, ...]
     """All comparisons, for the table; the sentences use some of the first family's."""
 
@@ -38,36 +61,16 @@ def answer(study: Study, tolerance: float = TOLERANCE) -> Answer:
     cells, memory_tasks = study.cells, study.memory_tasks
     comparisons = compare(cells, memory_tasks, tolerance)
     chosen = _headline(comparisons)
+    tested = tested_trends(chosen)
     return Answer(
         question=QUESTION,
-        tasks=tuple(_task_sentence(item, memory_tasks) for item in chosen) or (_nothing(cells),),
-        split=_split_sentences(chosen, memory_tasks),
+        tasks=tuple(_task_sentence(one, memory_tasks) for one in tested) or (_nothing(cells),),
+        split=split_sentences(tested, memory_tasks),
         top_k=tuple(map(_top_k_sentence, compare_top_k(cells, memory_tasks, tolerance))),
         not_shown=_not_shown(study, chosen),
-        missing=_missing(study),
+        missing=_missing(study, tolerance),
         comparisons=comparisons,
     )
-
-
-def figure_text(found: Estimate, unit: Unit) -> str:
-    """A mean with half of its 95% interval: "83% ± 4", "1.234 ± 0.012 nats".
-
-    A share whose interval leaves 0 to 1 is given with its ends, "50% (0 to 100%)"; one seed has
-    no interval, "50.0% (one seed)".
-    """
-    half = found.half_width
-    if unit == "share":
-        if half is None:
-            return f"{100 * found.mean:.1f}% (one seed)"
-        digits = 0 if 100 * half >= 10 else 1
-        if found.mean - half < 0 or found.mean + half > 1:
-            low, high = max(found.mean - half, 0.0), min(found.mean + half, 1.0)
-            span = f"{100 * low:.{digits}f} to {100 * high:.{digits}f}%"
-            return f"{100 * found.mean:.{digits}f}% ({span})"
-        return f"{100 * found.mean:.{digits}f}% ± {100 * half:.{digits}f}"
-    if half is None:
-        return f"{found.mean:.3f} {unit} (one seed)"
-    return f"{found.mean:.3f} ± {half:.3f} {unit}"
 
 
 def _headline(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
@@ -86,34 +89,48 @@ def _nothing(cells: Sequence[Cell]) -> str:
     )
 
 
-def _task_sentence(item: Comparison, memory_tasks: frozenset[str]) -> str:
-    what = _what(item, memory_tasks)
+def _task_sentence(one: SharedTrend, memory_tasks: frozenset[str]) -> str:
+    item, found = one.item, one.item.verdict
+    what = what_text(item, memory_tasks)
     dense, sparse = item.samples[0], item.samples[-1]
-    found = item.verdict
-    if found.best is None:
-        ends = f"{_value(sparse, item)} for {_cell(sparse, item)}"
-        if dense is not sparse:
-            ends += f" against {_value(dense, item)} for {_cell(dense, item)}"
-        return (
-            f"{item.subject}: not distinguishable at this scale: {found.reason}. "
-            f"{what[:1].upper()}{what[1:]}: {ends}{_seeds(item)}{_ends_text(item)}."
+    if found.best is not None:
+        best = next(s for s in item.samples if s.name == found.best)
+        against = " and ".join(
+            f"{value_text(s, item)} for {cell_text(s, item)}" for s in (dense, sparse) if s != best
         )
-    names = {s.name: s for s in item.samples}
-    best = names[found.best]
-    words = {
-        "sparsest is best": "the sparsest cell",
-        "denser is best": "the densest cell",
-        "an inner density is best": "a density between the ends",
-    }
-    others = [s for s in (dense, sparse) if s.name != found.best]
-    against = " and ".join(f"{_value(s, item)} for {_cell(s, item)}" for s in others)
-    sentence = (
-        f"{item.subject}: {words[found.kind]} ({_cell(best, item)}) is best within the range: "
-        f"{what} {_value(best, item)} against {against}{_seeds(item)}."
-    )
-    if found.level_with_best:
-        sentence += f" Not told apart from it: {', '.join(found.level_with_best)}."
-    return sentence
+        return (
+            f"{item.subject}: {BEST_WORDS[found.kind]} ({cell_text(best, item)}) is best within "
+            f"the range: {what} {value_text(best, item)} against {against}{seeds_text(item)}."
+        )
+    ends = f"{value_text(sparse, item)} for {cell_text(sparse, item)}"
+    if dense is not sparse:
+        ends += f" against {value_text(dense, item)} for {cell_text(dense, item)}"
+    ends = f"{what[:1].upper()}{what[1:]}: {ends}{seeds_text(item)}{_ends_text(item)}."
+    return f"{item.subject}: {_claim(one)}. {ends}"
+
+
+def _claim(one: SharedTrend) -> str:
+    """What is claimed where no cell is best."""
+    found = one.item.verdict
+    if found.leaders:
+        names = ", ".join(found.leaders)
+        open_question = (
+            f"which of {names} is best is not resolved"
+            if len(found.leaders) > 1
+            else f"{names} is not surely the best"
+        )
+        end = {1: "sparser is better than dense", -1: "denser is better than sparse"}
+        words = end.get(DIRECTION.get(found.kind, 0), found.kind)
+        return f"{words} ({found.reason}); {open_question}"
+    if found.kind == "not comparable":
+        return f"not comparable: {found.reason}"
+    if one.sign:
+        way = "rising" if one.sign > 0 else "falling"
+        return (
+            f"a {way} trend: {one.text} with each doubling of E/k; "
+            "the ends alone are not told apart"
+        )
+    return f"not distinguishable at this scale: {found.reason}"
 
 
 def _ends_text(item: Comparison) -> str:
@@ -122,104 +139,9 @@ def _ends_text(item: Comparison) -> str:
     if found is None:
         return ""
     return (
-        f"; the difference is {_signed(found.difference, item.unit)}, corrected interval "
-        f"{_signed(found.low, item.unit)} to {_signed(found.high, item.unit)}"
+        f"; the difference is {change_text(found.difference, item.unit)}, corrected interval "
+        f"{interval_text(found.low, found.high, item.unit)}"
     )
-
-
-def _what(item: Comparison, memory_tasks: frozenset[str]) -> str:
-    """The figure in a reader's words."""
-    if item.figure == "validation loss":
-        return "validation loss"
-    if item.subject in memory_tasks and item.split == "seen":
-        return (
-            "recall of stated facts" if item.figure == "accuracy" else "task loss on stated facts"
-        )
-    place = {"seen": "questions seen in training", "held_out": "unseen questions"}
-    return f"{item.figure} on {place.get(item.split, item.split)}"
-
-
-def _cell(found: Sample, item: Comparison) -> str:
-    cell = next(cell for cell in item.family.cells if cell.name == found.name)
-    return f"{cell.name}, {cell.sparsity_label}"
-
-
-def _value(found: Sample, item: Comparison) -> str:
-    return figure_text(estimate(found.values, found.item_errors), item.unit)
-
-
-def _seeds(item: Comparison) -> str:
-    """How many seeds stand behind the intervals."""
-    counts = sorted({len(s.values) for s in item.samples})
-    if counts == [1]:
-        return ""
-    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f" ({number} seeds, 95% intervals)"
-
-
-def _split_sentences(chosen: Sequence[Comparison], memory_tasks: frozenset[str]) -> tuple[str, ...]:
-    """One sentence a figure (accuracy, task loss); one in all where they say the same."""
-    asked = [item for item in chosen if item.figure != "validation loss"]
-    figures = list(dict.fromkeys(item.figure for item in asked)) or [""]
-    sentences = (
-        _split_sentence([item for item in asked if item.figure == figure], memory_tasks)
-        for figure in figures
-    )
-    return tuple(dict.fromkeys(sentences))
-
-
-def _split_sentence(asked: Sequence[Comparison], memory_tasks: frozenset[str]) -> str:
-    """Whether the slopes of a memory task and another task differ in sign, both surely."""
-    memory = [item for item in asked if item.subject in memory_tasks]
-    other = [item for item in asked if item.subject not in memory_tasks]
-    if not memory or not other:
-        return (
-            "Whether memory and reasoning want different sparsity cannot be said: "
-            "the study does not ask both."
-        )
-    if not all(item.enough_seeds for item in (*memory, *other)):
-        return (
-            "No evidence that memory and reasoning split: a claim needs "
-            f"{MIN_SEEDS} seeds in every cell."
-        )
-    slopes = "; ".join(f"{item.subject} {_slope_text(item)}" for item in (*memory, *other))
-    pairs = [
-        (first.subject, second.subject)
-        for first in memory
-        for second in other
-        if _gain_sign(first) * _gain_sign(second) < 0
-    ]
-    if pairs:
-        named = ", ".join(f"{first} and {second}" for first, second in pairs)
-        return (
-            f"Memory and reasoning split by {memory[0].figure} ({named}): with each doubling of "
-            f"E/k, {slopes}."
-        )
-    return (
-        f"No evidence that memory and reasoning split by {memory[0].figure}: their slopes do not "
-        f"surely differ in sign. With each doubling of E/k, {slopes}."
-    )
-
-
-def _gain_sign(item: Comparison) -> int:
-    """1 where more experts surely help, -1 where they surely hurt, 0 where neither is sure."""
-    if item.slope is None:
-        return 0
-    return item.slope.sign if item.better == "higher" else -item.slope.sign
-
-
-def _slope_text(item: Comparison) -> str:
-    if item.slope is None:
-        return "has no slope"
-    return (
-        f"{item.figure} changes by {_signed(item.slope.slope, item.unit)} "
-        f"(95% interval {_signed(item.slope.low, item.unit)} to "
-        f"{_signed(item.slope.high, item.unit)})"
-    )
-
-
-def _signed(value: float, unit: Unit) -> str:
-    return f"{100 * value:+.1f} points" if unit == "share" else f"{value:+.3f} {unit}"
 
 
 def _top_k_sentence(item: TopKComparison) -> str:
@@ -229,9 +151,9 @@ def _top_k_sentence(item: TopKComparison) -> str:
     )
     found = item.difference
     if found is None:
-        return f"{pair}: not distinguishable: fewer than {MIN_SEEDS} seeds."
-    interval = f"{_signed(found.low, item.unit)} to {_signed(found.high, item.unit)}"
-    change = f"{item.figure} {_signed(found.difference, item.unit)} (interval {interval})"
+        return f"{pair}: {item.reason}."
+    interval = interval_text(found.low, found.high, item.unit)
+    change = f"{item.figure} {change_text(found.difference, item.unit)} (interval {interval})"
     return f"{pair}: {change}{'' if found.excludes_zero else ': not distinguishable'}."
 
 
@@ -243,13 +165,18 @@ def _not_shown(study: Study, chosen: Sequence[Comparison]) -> tuple[str, ...]:
     low, high = min(s.sparsity for s in shapes), max(s.sparsity for s in shapes)
     notes = [
         f"Anything beyond the range measured: sparsity {low:.3g} to {high:.3g}, "
-        f"{count_label(shapes[0].active_params)} active parameters, "
-        f"{count_label(shapes[0].tokens)} training tokens. A larger budget may answer otherwise.",
+        f"{format_count(shapes[0].active_params)} active parameters, "
+        f"{format_count(shapes[0].tokens)} training tokens. A larger budget may answer otherwise.",
+        "Other facts, problems or questions: the answer is for this one draw of facts and problems, "
+        "as corpus.seed is the same in all runs. Intervals of single cells hold the scatter of the "
+        "items asked; differences between cells, which share the items, hold the seeds' spread.",
+        _work_note(cells),
         "What the best hyper-parameters of each cell would give: all cells are trained alike.",
         "When a skill would have come with more tokens. Skills come in sudden steps at times that "
         "depend on the seed; a final score says which side of the step a run ended on.",
-        "A joint error rate. Each comparison below may be wrong in 5% of studies of pure noise; "
-        "the sentences above use two comparisons a task, accuracy and task loss.",
+        "A joint error rate. Each verdict may be wrong in 5% of studies of pure noise, all trends "
+        "together in 5%; the sentences above use two verdicts a task, accuracy and task loss. "
+        "Seeds of one cell that by chance all fall on one side of a step look surer than they are.",
     ]
     if max(len(cell.rows) for cell in cells) < MIN_SEEDS:
         notes.insert(
@@ -265,17 +192,37 @@ def _not_shown(study: Study, chosen: Sequence[Comparison]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _missing(study: Study) -> tuple[str, ...]:
-    """Runs that are not done, and cells with fewer seeds than the others."""
+def _work_note(cells: Sequence[Cell]) -> str:
+    """How far the training FLOPs of the family differ once the router is counted."""
+    by_flops = sorted(cells, key=lambda cell: train_flops_with_router(cell.shape))
+    low, high = (train_flops_with_router(cell.shape) for cell in (by_flops[0], by_flops[-1]))
+    return (
+        "Exactly equal work: the matched counts leave the router out, which grows with E. With it "
+        f"a run takes {format_quantity(low)} ({by_flops[0].name}) to {format_quantity(high)} "
+        f"({by_flops[-1].name}) training FLOPs, {100 * (high / low - 1):.1f}% more; cells more "
+        f"than {100 * MAX_FLOPS_DIFFERENCE:.0f}% apart are not compared."
+    )
+
+
+def _missing(study: Study, tolerance: float) -> tuple[str, ...]:
+    """Runs not done, cells with fewer seeds than the others, and cells in no comparison."""
+    cells = study.cells
     lines = [
         f"{state.cell}, seed {state.seed}: {state.state}"
         + (f": {state.reason}" if state.reason else "")
         for state in study.unfinished
     ]
-    most = max((len(cell.rows) for cell in study.cells), default=0)
+    most = max((len(cell.rows) for cell in cells), default=0)
     lines += [
         f"{cell.name}: {len(cell.rows)} of {most} seeds finished"
-        for cell in study.cells
+        for cell in cells
         if len(cell.rows) < most
     ]
+    for cell, twins in left_out(cells, tolerance):
+        why = (
+            f"has the shape and density of {', '.join(twins)}, and neither is chosen"
+            if twins
+            else "no other cell has its shape, active parameters and tokens and another density"
+        )
+        lines.append(f"{cell.name}: in no comparison: {why}")
     return tuple(lines)

@@ -4,19 +4,20 @@ Each comparison may be wrong in 5% of studies of pure noise; many comparisons ar
 together, so an answer in words is given for one figure a task in one family only.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from isoflop.analysis.families import (
     BETTER,
+    MAX_FLOPS_DIFFERENCE,
     METRIC_LABEL,
     Cell,
     Family,
     Metric,
     answer_split,
     families,
+    flops_difference,
     loss_sample,
     sample,
     sources,
@@ -29,13 +30,12 @@ from isoflop.analysis.statistics import (
     Better,
     Difference,
     Sample,
-    Slope,
-    Verdict,
+    Trend,
     difference,
-    slope,
     spearman,
-    verdict,
+    trend,
 )
+from isoflop.analysis.verdict import Verdict, undecided, verdict
 
 Unit = Literal["share", "bits per byte", "nats"]
 UNIT: dict[Metric, Unit] = {"accuracy": "share", "bits_per_byte": "bits per byte"}
@@ -57,9 +57,9 @@ class Comparison:
     samples: tuple[Sample, ...]
     """One a measured cell, from the densest to the sparsest."""
     verdict: Verdict
-    slope: Slope | None
-    """Of the figure against log2(E/k), a point a run. At one top_k this is the slope against
-    log2(num_experts); a dense cell written with another top_k still lies at 0."""
+    trend: Trend | None
+    """Of the means against log2(E/k), which at one top_k is log2(num_experts) but for a constant;
+    a dense cell written with another top_k still lies at 0. None where it cannot be tested."""
     rank_correlation: float | None
     """Spearman's, of the cells' means with sparsity; 1 or -1 is monotonic."""
 
@@ -80,7 +80,9 @@ class TopKComparison:
     """The smaller top_k."""
     second: Cell
     difference: Difference | None
-    """Second minus first; None with fewer than MIN_SEEDS seeds in one of them."""
+    """Second minus first; None where nothing can be claimed."""
+    reason: str | None
+    """Why there is no difference; None where there is one."""
 
 
 def compare(
@@ -113,8 +115,8 @@ def _comparison(
     better: Better,
 ) -> Comparison:
     measured = tuple(s for s in samples if s is not None)
-    points = [(-math.log2(s.density), value) for s in measured for value in s.values]
-    means = [(-s.density, math.fsum(s.values) / len(s.values)) for s in measured]
+    means = [(-s.density, s.mean) for s in measured]
+    unequal = _unequal_work(family.flops_difference)
     return Comparison(
         subject=subject,
         figure=figure,
@@ -123,8 +125,12 @@ def _comparison(
         better=better,
         family=family,
         samples=measured,
-        verdict=verdict(measured, better=better),
-        slope=slope(points),
+        verdict=(
+            verdict(measured, better=better)
+            if unequal is None
+            else undecided("not comparable", unequal)
+        ),
+        trend=trend(measured) if unequal is None else None,
         rank_correlation=spearman(means),
     )
 
@@ -147,18 +153,30 @@ def compare_top_k(
                     drawn.append((task, metric, first, second, pair[0], pair[1]))
                     break
     level = 1 - (1 - CONFIDENCE) / max(len(drawn), 1)
-    return tuple(
-        TopKComparison(
-            subject=task,
-            figure=METRIC_LABEL[metric],
-            unit=UNIT[metric],
-            first=first,
-            second=second,
-            difference=(
-                difference(new, old, level)
-                if min(len(new.values), len(old.values)) >= MIN_SEEDS
-                else None
-            ),
+    found = []
+    for task, metric, first, second, old, new in drawn:
+        reason = _unequal_work(flops_difference((first, second)))
+        if reason is None and min(len(new.values), len(old.values)) < MIN_SEEDS:
+            reason = f"not distinguishable: fewer than {MIN_SEEDS} seeds"
+        found.append(
+            TopKComparison(
+                subject=task,
+                figure=METRIC_LABEL[metric],
+                unit=UNIT[metric],
+                first=first,
+                second=second,
+                difference=difference(new, old, level) if reason is None else None,
+                reason=reason,
+            )
         )
-        for task, metric, first, second, old, new in drawn
+    return tuple(found)
+
+
+def _unequal_work(difference_of_flops: float) -> str | None:
+    """Why cells of so different training FLOPs are not compared; None where they are."""
+    if difference_of_flops <= MAX_FLOPS_DIFFERENCE:
+        return None
+    return (
+        f"training FLOPs with the router differ by {100 * difference_of_flops:.0f}%, "
+        f"more than {100 * MAX_FLOPS_DIFFERENCE:.0f}%"
     )

@@ -2,18 +2,21 @@
 
 Words in this file:
     cell    one architecture, trained once a seed
-    family  cells of equal active parameters, tokens and top_k that differ in density alone,
-            with the dense cell (k = E) of the same active parameters
+    family  cells of equal active parameters, tokens, top_k and shape that differ in density
+            alone, with the dense cell (k = E) of the same active shape
+    shape   num_layers, d_model, and the width of all experts that see a token (d_expert x top_k)
     pair    two cells of equal active and total parameters and another top_k
 
 Only final checkpoints enter a comparison.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from isoflop.analysis.statistics import Better, Sample
+from isoflop.design.plan import format_count
+from isoflop.model.count import FLOPS_PER_MULTIPLY_ADD, TRAIN_PASSES
 from isoflop.records import CheckpointRow, LossRow, ScoreRow
 
 Metric = Literal["accuracy", "bits_per_byte"]
@@ -24,6 +27,11 @@ METRIC_LABEL: dict[Metric, str] = {"accuracy": "accuracy", "bits_per_byte": "tas
 TOLERANCE = 0.01
 """Largest relative difference of parameters that counts as equal. Chosen: below the effect of any
 step of a grid in powers of 2, above what rounding a width leaves."""
+
+MAX_FLOPS_DIFFERENCE = 0.10
+"""Largest relative difference of training FLOPs, router included, at which cells are compared. The
+matched counts leave the router out, which grows with E. Chosen: a tenth more training changes a
+loss by less than the seeds do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +63,12 @@ class Family:
     def label(self) -> str:
         """What the cells share, in words."""
         shape = self.cells[-1].shape
-        return f"k={shape.top_k}, {count_label(shape.active_params)} active parameters"
+        return f"k={shape.top_k}, {format_count(shape.active_params)} active parameters"
+
+    @property
+    def flops_difference(self) -> float:
+        """Relative difference of training FLOPs, router included: largest / smallest - 1."""
+        return flops_difference(self.cells)
 
 
 def sparsity_label(sparsity: float) -> str:
@@ -63,12 +76,19 @@ def sparsity_label(sparsity: float) -> str:
     return "dense" if sparsity == 0 else f"{100 * sparsity:.3g}% sparse"
 
 
-def count_label(count: int | float) -> str:
-    """A count with three digits and a letter: "1.23M"."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}"
-    return f"{count:.3g}"
+def train_flops_with_router(row: CheckpointRow) -> int:
+    """Training FLOPs so far, the router included: 6 x E x d_model a layer and token on top.
+
+    Equals model.count.train_flops_per_token_with_router x tokens.
+    """
+    router = row.num_experts * row.d_model * row.num_layers
+    return row.train_flops + TRAIN_PASSES * FLOPS_PER_MULTIPLY_ADD * router * row.tokens
+
+
+def flops_difference(cells: Sequence[Cell]) -> float:
+    """Largest training FLOPs with router / smallest, minus 1."""
+    flops = [train_flops_with_router(cell.shape) for cell in cells]
+    return max(flops) / min(flops) - 1
 
 
 def final_cells(rows: Iterable[CheckpointRow]) -> tuple[Cell, ...]:
@@ -87,36 +107,57 @@ def final_cells(rows: Iterable[CheckpointRow]) -> tuple[Cell, ...]:
 def families(cells: Sequence[Cell], tolerance: float = TOLERANCE) -> tuple[Family, ...]:
     """The families of at least two densities, the largest first.
 
-    A dense cell has no experts to choose from, so it enters every family of its active
-    parameters, whatever its top_k; of several dense cells the one with the family's top_k, else
-    the first. A lone sparse cell beside a family of another top_k is no family with the dense
-    cell: it was run for its pair.
+    A dense cell has no experts to choose from, so it enters every family of its shape, whatever
+    its top_k; the one with the family's top_k, else the only one. Where several cells could stand
+    for one density, none is chosen: all stay out, and `left_out` names them. A lone sparse cell
+    beside a family of another top_k is no family with the dense cell: it was run for its pair.
     """
     found = []
-    for group in _matched(cells, tolerance):
+    for group in _matched_shapes(cells, tolerance):
         dense = [cell for cell in group if cell.shape.sparsity == 0]
-        sparse = [cell for cell in group if cell.shape.sparsity > 0]
-        by_top_k: dict[int, dict[float, Cell]] = {}
-        for cell in sparse:
-            by_top_k.setdefault(cell.shape.top_k, {})[cell.shape.density] = cell
+        by_top_k: dict[int, dict[float, list[Cell]]] = {}
+        for cell in group:
+            if cell.shape.sparsity > 0:
+                densities = by_top_k.setdefault(cell.shape.top_k, {})
+                densities.setdefault(cell.shape.density, []).append(cell)
         most = max((len(chosen) for chosen in by_top_k.values()), default=0)
         for top_k, chosen in sorted(by_top_k.items()):
             if len(chosen) == 1 < most:
                 continue
-            if dense:
-                chosen[1.0] = min(dense, key=lambda cell: (cell.shape.top_k != top_k, cell.name))
-            members = tuple(chosen[density] for density in sorted(chosen, reverse=True))
-            if len(members) > 1:
+            own = [cell for cell in dense if cell.shape.top_k == top_k]
+            chosen[1.0] = own or dense
+            alone = {density: named[0] for density, named in chosen.items() if len(named) == 1}
+            if len(alone) > 1:
+                members = tuple(alone[density] for density in sorted(alone, reverse=True))
                 found.append(Family(cells=members))
     return tuple(sorted(found, key=lambda family: -sum(len(cell.rows) for cell in family.cells)))
+
+
+def left_out(
+    cells: Sequence[Cell], tolerance: float = TOLERANCE
+) -> tuple[tuple[Cell, tuple[str, ...]], ...]:
+    """Cells in no comparison, by name, each with the cells that stand for the same density.
+
+    The second is () for a cell that nothing matches.
+    """
+    groups = [family.cells for family in families(cells, tolerance)]
+    used = {cell.name for cell in (*sum(groups, ()), *sum(top_k_pairs(cells, tolerance), ()))}
+    found = []
+    for group in _matched_shapes(cells, tolerance):
+        for cell in group:
+            twins = [c for c in group if c is not cell and c.shape.density == cell.shape.density]
+            same = [c for c in twins if cell.shape.top_k == c.shape.top_k or not c.shape.sparsity]
+            if cell.name not in used:
+                found.append((cell, tuple(sorted(c.name for c in same))))
+    return tuple(sorted(found, key=lambda pair: pair[0].name))
 
 
 def top_k_pairs(
     cells: Sequence[Cell], tolerance: float = TOLERANCE
 ) -> tuple[tuple[Cell, Cell], ...]:
-    """Cells of equal active and total parameters and tokens, the smaller top_k first."""
+    """Cells of equal shape, active and total parameters and tokens, the smaller top_k first."""
     pairs = []
-    for group in _matched(cells, tolerance):
+    for group in _matched_shapes(cells, tolerance):
         sparse = [cell for cell in group if cell.shape.sparsity > 0]
         for first in sparse:
             for second in sparse:
@@ -125,6 +166,17 @@ def top_k_pairs(
                 if equal and first.shape.top_k < second.shape.top_k:
                     pairs.append((first, second))
     return tuple(pairs)
+
+
+def _matched_shapes(cells: Sequence[Cell], tolerance: float) -> list[list[Cell]]:
+    """Groups of equal tokens, active parameters within `tolerance`, and one shape."""
+    groups: dict[tuple[int, int, int, int], list[Cell]] = {}
+    for index, group in enumerate(_matched(cells, tolerance)):
+        for cell in group:
+            shape = cell.shape
+            key = (index, shape.num_layers, shape.d_model, shape.d_expert * shape.top_k)
+            groups.setdefault(key, []).append(cell)
+    return list(groups.values())
 
 
 def _matched(cells: Sequence[Cell], tolerance: float) -> list[list[Cell]]:
@@ -187,22 +239,35 @@ def metric_value(row: CheckpointRow, task: str, split: str, metric: Metric) -> f
 
 
 def sample(cell: Cell, task: str, split: str, metric: Metric) -> Sample | None:
-    """The scores of a cell over its seeds; None if none was measured.
-
-    The error over items is at least one item's weight: a score of exactly 0 or 1 has no scatter
-    of its own, which does not make it exact.
-    """
+    """The scores of a cell over its seeds, with their errors over items; None if none was
+    measured."""
     values, errors = [], []
     for row in cell.rows:
         value, found = metric_value(row, task, split, metric), score(row, task, split)
         if value is None or found is None:
             continue
-        if metric == "accuracy":
-            smallest = 1 / max(found.num_scored, 1)
-            errors.append(max(found.accuracy_standard_error or 0.0, smallest))
-        else:
-            errors.append(found.bits_per_byte_standard_error or 0.0)
+        accuracy = metric == "accuracy"
+        error = found.accuracy_standard_error if accuracy else found.bits_per_byte_standard_error
+        errors.append(error or 0.0)
         values.append(value)
+    return _sample(cell, values, errors)
+
+
+def loss_sample(cell: Cell, source: str) -> Sample | None:
+    """The validation losses of a cell over its seeds; None if none was measured."""
+    found = [source_loss(row, source, "validation") for row in cell.rows]
+    losses = [loss for loss in found if loss is not None]
+    return _sample(cell, [x.loss for x in losses], [x.standard_error or 0.0 for x in losses])
+
+
+def figure_sample(cell: Cell, read: Callable[[CheckpointRow], float | None]) -> Sample | None:
+    """Any other figure of a cell over its seeds, of no known error over items; None if none was
+    measured."""
+    found = [read(row) for row in cell.rows]
+    return _sample(cell, [value for value in found if value is not None], [])
+
+
+def _sample(cell: Cell, values: Sequence[float], errors: Sequence[float]) -> Sample | None:
     if not values:
         return None
     return Sample(
@@ -210,18 +275,4 @@ def sample(cell: Cell, task: str, split: str, metric: Metric) -> Sample | None:
         density=cell.shape.density,
         values=tuple(values),
         item_errors=tuple(errors),
-    )
-
-
-def loss_sample(cell: Cell, source: str) -> Sample | None:
-    """The validation losses of a cell over its seeds; None if none was measured."""
-    found = [source_loss(row, source, "validation") for row in cell.rows]
-    losses = [loss for loss in found if loss is not None]
-    if not losses:
-        return None
-    return Sample(
-        name=cell.name,
-        density=cell.shape.density,
-        values=tuple(loss.loss for loss in losses),
-        item_errors=tuple(loss.standard_error or 0.0 for loss in losses),
     )

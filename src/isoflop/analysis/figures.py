@@ -7,8 +7,9 @@
     gaps       train-test gap and loss-accuracy gap apart
     training   training loss against tokens
 
-Final checkpoints are drawn as one faint mark a seed, with the mean over seeds and Student's 95%
-interval. Every group leaves out what was not measured; a group without panels is left out.
+Final checkpoints are drawn as one faint mark a seed, with the mean over seeds and its 95%
+interval for seeds and items, the one that the words give. Every group leaves out what was not
+measured; a group without panels is left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +25,10 @@ from isoflop.analysis.families import (
     Metric,
     answer_split,
     families,
+    figure_sample,
+    loss_sample,
     metric_value,
-    source_loss,
+    sample,
     sources,
     sparsity_label,
     tasks,
@@ -51,11 +54,12 @@ from isoflop.analysis.plotting import (
     new_panel,
     share_axis,
 )
-from isoflop.analysis.statistics import Estimate, estimate
+from isoflop.analysis.statistics import Estimate, Sample, estimate
 from isoflop.analysis.study import Study
 from isoflop.records import CheckpointRow
 
 Reader = Callable[[CheckpointRow], float | None]
+Sampler = Callable[[Cell], Sample | None]
 Series = tuple[str, tuple[Cell, ...]]
 
 METRIC_AXIS: dict[Metric, str] = {
@@ -84,11 +88,13 @@ def size_figures(study: Study, tolerance: float = TOLERANCE) -> FigureGroup:
     if study.cells:
         series = _series(study.cells, tolerance)
         title = "Training loss"
-        panels.append(_means_panel("size-train", title, "nats", "size", series, _train_loss))
+        panels.append(
+            _means_panel("size-train", title, "nats", "size", series, _figure(_train_loss))
+        )
         for source in sources(study.rows):
             name, title = f"size-validation-{source}", f"Validation loss: {source}"
-            reader = _validation_loss(source)
-            panels.append(_means_panel(name, title, "nats", "size", series, reader))
+            sampler = _validation_loss(source)
+            panels.append(_means_panel(name, title, "nats", "size", series, sampler))
         panels += _task_panels(study, "size", series)
     return FigureGroup(
         name="size",
@@ -188,7 +194,7 @@ def gap_figures(study: Study, tolerance: float = TOLERANCE) -> FigureGroup:
     for kind, subject, reader in sorted(found, key=lambda item: item[:2]):
         title = f"{kind[:1].upper()}{kind[1:]} gap: {subject}"
         name, unit = f"gap-{kind}-{subject}", GAP_UNIT[kind]
-        panels.append(_means_panel(name, title, unit, "size", series, reader))
+        panels.append(_means_panel(name, title, unit, "size", series, _figure(reader)))
     return FigureGroup(
         name="gaps",
         title="Two gaps apart",
@@ -217,28 +223,28 @@ def _task_panels(study: Study, x_kind: str, series: Sequence[Series]) -> list[Pa
         for metric in METRIC_LABEL:
             title = f"{METRIC_LABEL[metric].capitalize()}: {task} ({split.replace('_', ' ')})"
             name, unit = f"{x_kind}-{task}-{metric}", METRIC_AXIS[metric]
-            reader = _metric(task, split, metric)
-            panel = _means_panel(name, title, unit, x_kind, series, reader)
+            sampler = _metric_sample(task, split, metric)
+            panel = _means_panel(name, title, unit, x_kind, series, sampler)
             panels += [panel] if panel is not None else []
     return panels
 
 
 def _means_panel(
-    name: str, title: str, unit: str, x_kind: str, series: Sequence[Series], reader: Reader
+    name: str, title: str, unit: str, x_kind: str, series: Sequence[Series], sampler: Sampler
 ) -> Panel | None:
     """One panel of means over seeds; None where nothing was measured."""
-    drawn: list[tuple[str, list[tuple[float, list[float]]]]] = []
+    drawn: list[tuple[str, list[tuple[float, Sample]]]] = []
     for label, cells in series:
-        pairs = [(_x(cell, x_kind), _values(cell, reader)) for cell in cells]
-        measured = [(x, values) for x, values in pairs if values]
+        pairs = [(_x(cell, x_kind), sampler(cell)) for cell in cells]
+        measured = [(x, found) for x, found in pairs if found is not None]
         drawn += [(label, measured)] if measured else []
     if not drawn:
         return None
     figure, axes = new_panel(title, X_AXIS[x_kind], unit)
     for index, (label, places) in enumerate(drawn):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        draw_points(axes, [(x, value) for x, values in places for value in values], colour, marker)
-        means = [(x, estimate(values)) for x, values in places]
+        draw_points(axes, [(x, value) for x, s in places for value in s.values], colour, marker)
+        means = [(x, estimate(s.values, s.item_errors)) for x, s in places]
         draw_means(axes, means, colour, marker, label)
         if x_kind == "density":
             _ring(axes, means, lowest=unit != "accuracy")
@@ -247,11 +253,10 @@ def _means_panel(
         density_axis(axes, positions)
     else:
         log_counts(axes, positions)
-    _fit_y(axes, [v for _, places in drawn for _, values in places for v in values], unit)
+    _fit_y(axes, [v for _, places in drawn for _, s in places for v in s.values], unit)
     finish(axes)
     description = f"{title} against {X_AXIS[x_kind]}. " + " ".join(
-        f"{label}: {', '.join(f'{estimate(values).mean:.3g}' for _, values in places)}."
-        for label, places in drawn
+        f"{label}: {', '.join(f'{s.mean:.3g}' for _, s in places)}." for label, places in drawn
     )
     return Panel(name=name, description=description, figure=figure)
 
@@ -340,22 +345,20 @@ def _x(cell: Cell, kind: str) -> float:
     return {"size": float(shape.total_params), "density": shape.density, "tpp": shape.tpp}[kind]
 
 
-def _values(cell: Cell, reader: Reader) -> list[float]:
-    """One figure of every seed, where it was measured."""
-    found = [reader(row) for row in cell.rows]
-    return [value for value in found if value is not None]
-
-
 def _train_loss(row: CheckpointRow) -> float | None:
     return row.train_loss
 
 
-def _validation_loss(source: str) -> Reader:
-    def read(row: CheckpointRow) -> float | None:
-        found = source_loss(row, source, "validation")
-        return None if found is None else found.loss
+def _figure(reader: Reader) -> Sampler:
+    return lambda cell: figure_sample(cell, reader)
 
-    return read
+
+def _validation_loss(source: str) -> Sampler:
+    return lambda cell: loss_sample(cell, source)
+
+
+def _metric_sample(task: str, split: str, metric: Metric) -> Sampler:
+    return lambda cell: sample(cell, task, split, metric)
 
 
 def _train_test(task: str) -> Reader:

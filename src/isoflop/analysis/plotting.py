@@ -16,8 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from isoflop.analysis.families import count_label
 from isoflop.analysis.statistics import Estimate
+from isoflop.design.plan import format_count
 
 PANEL_INCHES = (5.2, 3.7)
 """Width and height of one panel; two stand side by side on a desk and one on a phone."""
@@ -99,14 +99,14 @@ def new_panel(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def log_counts(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic x axis of counts, labelled "200k", "1M"."""
+    """A logarithmic x axis of counts, labelled "200K", "1M"."""
     axes.set_xscale("log")
     low, high = min(values), max(values)
     # Few decades need more labels than the powers of ten.
     steps = (1, 2, 5) if high / low < 200 else (1,)
     axes.set_xlim(low / 1.25, high * 1.25)
     axes.xaxis.set_major_locator(LogLocator(subs=steps))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count_label(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -147,7 +147,7 @@ def draw_means(
     marker: str,
     label: str | None,
 ) -> None:
-    """Means over seeds joined by a line, with Student's 95% interval where there is one."""
+    """Means over seeds joined by a line, with the 95% interval where there is one."""
     axes.plot(
         [x for x, _ in points],
         [found.mean for _, found in points],
@@ -199,6 +199,11 @@ def _escape(text: str) -> str:
     for plain, escaped in pairs:
         text = text.replace(plain, escaped)
     return text
+
+
+def _tick(value: float) -> str:
+    """A count as elsewhere; tokens per parameter may lie below 1."""
+    return format_count(round(value)) if value >= 1000 else f"{value:.3g}"
 
 
 def _fraction(density: float) -> str:

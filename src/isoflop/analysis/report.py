@@ -15,15 +15,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from isoflop.analysis.answer import Answer, answer, figure_text
+from isoflop.analysis.answer import Answer, answer
 from isoflop.analysis.compare import Comparison
-from isoflop.analysis.families import TOLERANCE, Cell, count_label, sample
+from isoflop.analysis.families import TOLERANCE, Cell, sample, train_flops_with_router
 from isoflop.analysis.figures import all_figures
 from isoflop.analysis.gaps import GAP_UNIT, Gap, all_gaps
 from isoflop.analysis.plotting import FigureGroup, svg_text
 from isoflop.analysis.statistics import estimate
 from isoflop.analysis.study import Study, read_study
 from isoflop.analysis.table import Value, table, write_table
+from isoflop.analysis.wording import figure_text
+from isoflop.design.plan import format_count
 from isoflop.records import write_text
 
 
@@ -88,6 +90,7 @@ def render(
         config=json.dumps(study.config, indent=2, sort_keys=True) if study.config else "",
         environment=environment_lines(study.environment),
         command=command_line(study.environment),
+        device=device_text(study.environment),
     )
 
 
@@ -100,7 +103,7 @@ def summary_grid(study: Study) -> Grid:
     body = []
     for cell in cells:
         losses = [row.train_loss for row in cell.rows]
-        line = [cell.name, f"{cell.shape.sparsity:.4g}", count_label(cell.shape.total_params)]
+        line = [cell.name, f"{cell.shape.sparsity:.4g}", format_count(cell.shape.total_params)]
         line += [str(len(cell.rows)), figure_text(estimate(losses), "nats").replace(" nats", "")]
         for key in columns:
             found = sample(cell, *key, "accuracy")
@@ -111,25 +114,38 @@ def summary_grid(study: Study) -> Grid:
 
 
 def comparison_grid(comparisons: tuple[Comparison, ...]) -> Grid:
-    """One line a comparison: verdict, slope with interval, rank correlation."""
+    """One line a comparison: verdict and cells that may be best, trend, rank correlation.
+
+    The interval of the trend is that of one claim alone; the sentences correct for several.
+    """
     body = []
     for item in comparisons:
-        trend, rank = item.slope, item.rank_correlation
-        interval = (
-            "" if trend is None else f"{trend.slope:+.4f} ({trend.low:+.4f} to {trend.high:+.4f})"
-        )
+        rank, interval = item.rank_correlation, ""
+        if item.trend is not None:
+            low, high = item.trend.interval()
+            interval = f"{item.trend.slope:+.4f} ({low:+.4f} to {high:+.4f})"
+            if item.trend.carried_by is not None:
+                interval += f", not sure without {item.trend.carried_by}"
         body.append(
             (
                 item.family.label,
                 item.subject,
                 f"{item.figure}, {item.split.replace('_', ' ')}",
-                item.verdict.kind + (f": {item.verdict.best}" if item.verdict.best else ""),
+                ": ".join(filter(None, (item.verdict.kind, ", ".join(item.verdict.leaders)))),
                 item.verdict.reason,
                 interval,
                 "" if rank is None else f"{rank:+.2f}",
             )
         )
-    head = ("family", "of", "figure", "verdict", "why", "slope per doubling of E/k (95%)", "rank")
+    head = (
+        "family",
+        "of",
+        "figure",
+        "verdict",
+        "why",
+        "trend per doubling of E/k (95%, alone)",
+        "rank",
+    )
     return Grid(title="Every comparison", head=head, body=tuple(body))
 
 
@@ -203,12 +219,16 @@ def cost_grid(cells: tuple[Cell, ...]) -> Grid:
                 cell.name,
                 str(len(cell.rows)),
                 f"{cell.shape.train_flops:.3e}",
+                f"{train_flops_with_router(cell.shape):.3e}",
                 f"{cell.shape.train_flops_6n:.3e}",
                 f"{sum(seconds):.0f}" if seconds else "",
                 f"{sum(speeds) / len(speeds):.0f}" if speeds else "",
             )
         )
-    head = ("cell", "runs", "FLOPs a run", "FLOPs a run, 6N", "seconds, all runs", "tokens/second")
+    head = (
+        *("cell", "runs", "FLOPs a run", "FLOPs a run, with router", "FLOPs a run, 6N"),
+        *("seconds, all runs", "tokens/second"),
+    )
     return Grid(title="Cost", head=head, body=tuple(body))
 
 
@@ -223,12 +243,12 @@ def total_cost(study: Study) -> str:
 
 
 def environment_lines(environment: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Names and values, nested ones with a dot; the command has a place of its own."""
+    """Names and values, nested ones with a dot; command and device have a place of their own."""
     lines: list[tuple[str, str]] = []
     for name, value in environment.items():
         if isinstance(value, dict):
             lines += [(f"{name}.{inner}", text) for inner, text in environment_lines(value)]
-        elif name != "command":
+        elif name not in ("command", "device"):
             lines.append((name, "not recorded" if value is None else _plain(value)))
     return tuple(lines)
 
@@ -239,6 +259,12 @@ def command_line(environment: dict[str, Any]) -> str | None:
     if not isinstance(words, list) or not words:
         return None
     return shlex.join([Path(str(words[0])).name, *(str(word) for word in words[1:])])
+
+
+def device_text(environment: dict[str, Any]) -> str | None:
+    """What the study ran on; None if not recorded."""
+    device = environment.get("device")
+    return None if device is None else _plain(device)
 
 
 def _plain(value: Any) -> str:

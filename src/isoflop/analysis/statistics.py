@@ -1,16 +1,18 @@
-"""Uncertainty over seeds, and the rule by which a study says which sparsity is best.
+"""Uncertainty over seeds: means, differences, trends, and several claims at once.
 
 Words in this file:
     sample   the scores of one cell, one value a seed
-    spread   between seeds; the scatter of the asked items within one seed is the smaller part
-    ends     the densest and the sparsest cell of a family
-    inner    the cells between them
+    spread   between seeds: what another run of the same cell would give
+    items    the questions (or validation sequences) asked, the same for all seeds and cells
 
-A false claim is the worst outcome, so every rule here errs to "not distinguishable".
+Two uncertainties are kept apart. A mean alone (`estimate`) carries both parts: the spread, which
+shrinks with more seeds, and the scatter of the items, which does not, as every seed answers the
+same ones. A difference or a trend (`difference`, `trend`) is about cells that share the items, so
+what the items have in common cancels; it speaks of this one draw of items.
 
-Sources: unequal variances, Welch 1947 (Biometrika 34, 28); several claims at once,
-Holm 1979 (Scandinavian Journal of Statistics 6, 65); a claim that needs two tests at once
-takes the larger p-value, Berger 1982 (Technometrics 24, 295).
+Sources: unequal variances, Welch 1947 (Biometrika 34, 28), for a contrast of several means with
+Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 110, 1946); several claims at once,
+Holm 1979 (Scandinavian Journal of Statistics 6, 65).
 """
 
 import math
@@ -21,10 +23,6 @@ from typing import Literal
 from scipy.special import stdtr, stdtrit
 
 Better = Literal["higher", "lower"]
-VerdictKind = Literal[
-    "sparsest is best", "denser is best", "an inner density is best", "not distinguishable"
-]
-
 CONFIDENCE = 0.95
 """Level of every interval, and of the whole set of claims about one task and metric."""
 
@@ -32,6 +30,9 @@ MIN_SEEDS = 3
 """Seeds a cell needs before anything is claimed of it. Skills come in sudden steps, so a score can
 have two modes; both seeds of two ends then fall apart by chance in 2 of 16 studies of pure noise,
 three seeds in 2 of 64. Simulated in the tests: at most 4% false claims with three seeds."""
+
+KNOWN = 1e6
+"""Degrees of freedom that stand for an error known well, as that over hundreds of items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +46,17 @@ class Sample:
     values: tuple[float, ...]
     """One score a seed."""
     item_errors: tuple[float, ...] = ()
-    """Standard error of each score over its items, in the same order; () if unknown. The variance
-    between seeds is never taken as smaller than this: three seeds may agree by rounding."""
+    """Standard error of each score over its items, in the same order; () if unknown."""
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return math.fsum(self.values) / len(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over seeds with Student's interval."""
+    """A mean over seeds with its 95% interval, for seeds and items together."""
 
     mean: float
     standard_error: float | None
@@ -89,38 +94,29 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slope:
-    """Least-squares slope with Student's interval."""
+class Trend:
+    """Change of the mean with each doubling of E/k, over all densities of a family."""
 
     slope: float
     standard_error: float
-    low: float
-    high: float
-    num_points: int
+    degrees_of_freedom: float
+    p_value: float
+    """Two-sided, of the straight contrast."""
+    carried_by: str | None
+    """A cell without which the others show no sure trend of this sign; None if no cell is needed.
+    A trend that one cell carries is never claimed: see `trend`."""
 
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the interval excludes 0, else 0."""
-        return int(self.low > 0) - int(self.high < 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What one task and metric says about density within one matched family."""
-
-    kind: VerdictKind
-    best: str | None
-    """The cell claimed best; None if nothing is claimed."""
-    level_with_best: tuple[str, ...]
-    """Other cells that the 95% interval does not tell apart from the best."""
-    ends: Difference | None
-    """Sparsest minus densest at the Holm-corrected level; None where no claim can be tested."""
-    reason: str
-    """Why, in words."""
+    def interval(self, level: float = CONFIDENCE) -> tuple[float, float]:
+        """Low and high end of the interval at `level`."""
+        half = self.standard_error * _quantile(self.degrees_of_freedom, level)
+        return self.slope - half, self.slope + half
 
 
 def estimate(values: Sequence[float], item_errors: Sequence[float] = ()) -> Estimate:
-    """Mean over seeds with standard error and Student's 95% interval.
+    """Mean over seeds with standard error and 95% interval.
+
+    The squared error is the spread / seeds, plus that over the items, which is not divided: all
+    seeds answer the same items. Without item errors the interval is Student's.
 
     Raises:
         ValueError: no values; an average over nothing is not a number.
@@ -130,8 +126,10 @@ def estimate(values: Sequence[float], item_errors: Sequence[float] = ()) -> Esti
     mean, num_seeds = math.fsum(values) / len(values), len(values)
     if num_seeds == 1:
         return Estimate(mean=mean, standard_error=None, low=None, high=None, num_seeds=1)
-    error = math.sqrt(_squared_error(values, item_errors))
-    half = error * _quantile(float(num_seeds - 1), CONFIDENCE)
+    seeds, items = _spread(values) / num_seeds, _mean_square(item_errors)
+    error = math.sqrt(seeds + items)
+    freedom = _freedom([(seeds, num_seeds - 1.0), (items, KNOWN)])
+    half = error * _quantile(freedom, CONFIDENCE)
     return Estimate(
         mean=mean, standard_error=error, low=mean - half, high=mean + half, num_seeds=num_seeds
     )
@@ -147,27 +145,14 @@ def difference(first: Sample, second: Sample, level: float = CONFIDENCE) -> Diff
     Raises:
         ValueError: a sample of fewer than two seeds.
     """
-    if min(len(first.values), len(second.values)) < 2:
-        raise ValueError(f"{first.name} and {second.name} need two seeds each")
-    parts = [_squared_error(s.values, s.item_errors) for s in (first, second)]
-    freedoms = [len(s.values) - 1 for s in (first, second)]
-    gap = math.fsum(first.values) / len(first.values) - math.fsum(second.values) / len(
-        second.values
-    )
-    total = sum(parts)
-    if total > 0:
-        below = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
-        # Variances near the smallest float square to 0; the smaller freedom is the safe bound.
-        freedom = total**2 / below if below > 0 else float(min(freedoms))
-        p_value = 2 * float(stdtr(freedom, -abs(gap) / math.sqrt(total)))
-    else:
-        freedom, p_value = float(min(freedoms)), float(gap == 0)
-    half = math.sqrt(total) * _quantile(freedom, level)
+    gap = first.mean - second.mean
+    error, freedom, p_value = _contrast([(1.0, first), (-1.0, second)])
+    half = error * _quantile(freedom, level)
     return Difference(
         first=first.name,
         second=second.name,
         difference=gap,
-        standard_error=math.sqrt(total),
+        standard_error=error,
         degrees_of_freedom=freedom,
         p_value=p_value,
         low=gap - half,
@@ -176,29 +161,33 @@ def difference(first: Sample, second: Sample, level: float = CONFIDENCE) -> Diff
     )
 
 
-def slope(points: Sequence[tuple[float, float]]) -> Slope | None:
-    """Least-squares slope of y against x, with Student's 95% interval.
+def trend(samples: Sequence[Sample]) -> Trend | None:
+    """The straight line through the cells' means against log2(E/k), as a contrast of means.
 
-    One point is one trained run (cell and seed): checkpoints or items of one run are no
-    independent evidence and must not enter apart. The interval takes the scatter around the line,
-    which holds the spread between seeds and any bend, as the error.
+    Each cell's own spread enters, with Satterthwaite's degrees of freedom: no equal spread is
+    assumed, which a pooled least-squares fit would. The seeds of one cell can all fall on one side
+    of a sudden step and look sure (1 in 4 with three seeds); if that cell has most of the spread,
+    the contrast alone is wrong in up to 25% of studies of no trend. So the trend must also be
+    there, by an uncorrected 95% interval, when any one cell is left out; `carried_by` names a cell
+    that fails this.
 
-    None for fewer than three points or one value of x.
+    None for fewer than three densities or a cell of fewer than MIN_SEEDS seeds.
     """
-    count = len(points)
-    if count < 3:
+    if len({s.density for s in samples}) < 3 or min(len(s.values) for s in samples) < MIN_SEEDS:
         return None
-    mean_x = math.fsum(x for x, _ in points) / count
-    mean_y = math.fsum(y for _, y in points) / count
-    width = math.fsum((x - mean_x) ** 2 for x, _ in points)
-    if width == 0:
-        return None
-    rise = math.fsum((x - mean_x) * (y - mean_y) for x, y in points) / width
-    scatter = math.fsum((y - mean_y - rise * (x - mean_x)) ** 2 for x, y in points)
-    error = math.sqrt(scatter / (count - 2) / width)
-    half = error * _quantile(float(count - 2), CONFIDENCE)
-    return Slope(
-        slope=rise, standard_error=error, low=rise - half, high=rise + half, num_points=count
+    slope, error, freedom, p_value = _line(samples)
+    carried_by = None
+    for left_out in samples:
+        rest = [s for s in samples if s is not left_out]
+        rest_slope, _, _, rest_p = _line(rest)
+        if rest_p >= 1 - CONFIDENCE or rest_slope * slope <= 0:
+            carried_by = carried_by or left_out.name
+    return Trend(
+        slope=slope,
+        standard_error=error,
+        degrees_of_freedom=freedom,
+        p_value=p_value,
+        carried_by=carried_by,
     )
 
 
@@ -224,137 +213,72 @@ def holm(p_values: Sequence[float], alpha: float) -> tuple[tuple[bool, ...], tup
     """Holm's rejections, and for each claim the share of `alpha` at which it was tested.
 
     Claims are taken from the smallest p-value on; the i-th of m is tested at alpha / (m - i + 1)
-    and the first that fails ends the rejections.
+    and the first that fails ends the rejections. The claims after it keep its share, so that an
+    interval at 1 - share excludes 0 exactly where the claim is rejected.
     """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     rejected, shares = [False] * len(p_values), [alpha] * len(p_values)
-    going = True
+    going, share = True, alpha
     for rank, index in enumerate(order):
-        shares[index] = alpha / (len(p_values) - rank)
-        going = going and p_values[index] < shares[index]
+        share = alpha / (len(p_values) - rank) if going else share
+        shares[index] = share
+        going = going and p_values[index] < share
         rejected[index] = going
     return tuple(rejected), tuple(shares)
 
 
-def verdict(samples: Sequence[Sample], *, better: Better) -> Verdict:
-    """Which density of a matched family is best, if that can be told.
+def _line(samples: Sequence[Sample]) -> tuple[float, float, float, float]:
+    """Slope of the means over log2(E/k), standard error, degrees of freedom, two-sided p-value."""
+    places = [-math.log2(s.density) for s in samples]
+    middle = math.fsum(places) / len(places)
+    width = math.fsum((x - middle) ** 2 for x in places)
+    weights = [(x - middle) / width for x in places]
+    # Weights sum to 0; taking one mean off all keeps equal means at a slope of exactly 0.
+    base = samples[0].mean
+    slope = math.fsum(w * (s.mean - base) for w, s in zip(weights, samples, strict=True))
+    error, freedom, p_value = _contrast(list(zip(weights, samples, strict=True)))
+    return slope, error, freedom, p_value
 
-    The rule. Cells are ordered by density; all have equal active parameters and tokens, final
-    checkpoints only. The claims are: the two ends differ (two-sided Welch); and, for each inner
-    cell, it beats both ends (the larger of its two p-values). Together they may be wrong in 5% of
-    studies of pure noise, by Holm's correction.
 
-    - "an inner density is best": an inner cell's claim holds; of several, the best mean is named.
-    - "sparsest is best": the ends differ, the sparsest has the better mean, and no inner cell is
-      better than it by an uncorrected 95% interval (uncorrected, since this can only silence).
-    - "denser is best": the same with the densest.
-    - "not distinguishable": everything else, and always where an end has fewer than MIN_SEEDS
-      seeds. With one seed the spread between seeds is unknown, and the standard error over items
-      is only its smaller part. Inner cells with fewer seeds make no claim.
+def _contrast(terms: Sequence[tuple[float, Sample]]) -> tuple[float, float, float]:
+    """Standard error, degrees of freedom and p-value of a weighted sum of means; weights sum to 0.
 
-    The cells that are not told apart from the best are listed: "best" includes them.
+    The variance of one run is never taken as smaller than that over its items: three seeds may
+    agree by rounding. It is divided by the seeds here: what of it is common to all runs cancels in
+    the contrast, and the rest, each run's own luck with the items, is independent between runs.
     """
-    ordered = sorted(samples, key=lambda sample: (sample.density, sample.name))
-    silent = _too_little(ordered)
-    if silent is not None:
-        return _undecided(silent)
-    sparsest, densest = ordered[0], ordered[-1]
-    inner = [s for s in ordered[1:-1] if len(s.values) >= MIN_SEEDS]
-    ends, ends_differ, peaks = _test_claims(sparsest, densest, inner, better)
-    if peaks:
-        best = max(peaks, key=lambda cell: _signed_mean(cell, better))
-        reason = f"{best.name} is better than both {sparsest.name} and {densest.name}"
-        return _claim("an inner density is best", best, [*inner, sparsest, densest], ends, reason)
-    if not ends_differ:
-        reason = (
-            f"{sparsest.name} and {densest.name} differ by no more than chance allows, "
-            "and no cell between is surely better than both"
-        )
-        return _undecided(reason, ends)
-    sparse_wins = _gain(ends, better) > 0
-    best, worst = (sparsest, densest) if sparse_wins else (densest, sparsest)
-    above = [cell for cell in inner if _beats(cell, best, better)]
-    if above:
-        reason = (
-            f"{best.name} is better than {worst.name}, but {above[0].name} is better still, "
-            "not surely enough to name it"
-        )
-        return _undecided(reason, ends)
-    kind: VerdictKind = "sparsest is best" if sparse_wins else "denser is best"
-    reason = f"{best.name} is better than {worst.name} and no cell between is better than it"
-    return _claim(kind, best, [*inner, worst], ends, reason)
+    short = [s.name for _, s in terms if len(s.values) < 2]
+    if short:
+        raise ValueError(f"{', '.join(short)}: a difference needs two seeds of each cell")
+    parts = []
+    for weight, sample in terms:
+        variance = max(_spread(sample.values), _mean_square(sample.item_errors))
+        parts.append((weight**2 * variance / len(sample.values), len(sample.values) - 1.0))
+    base = terms[0][1].mean
+    value = math.fsum(weight * (sample.mean - base) for weight, sample in terms)
+    error, freedom = math.sqrt(math.fsum(part for part, _ in parts)), _freedom(parts)
+    if error == 0:
+        return error, freedom, float(value == 0)
+    return error, freedom, 2 * float(stdtr(freedom, -abs(value) / error))
 
 
-def _test_claims(
-    sparsest: Sample, densest: Sample, inner: Sequence[Sample], better: Better
-) -> tuple[Difference, bool, list[Sample]]:
-    """The ends' corrected difference, whether it holds, and the inner cells that beat both ends."""
-    p_values = [difference(sparsest, densest).p_value]
-    for cell in inner:
-        tests = [difference(cell, end) for end in (sparsest, densest)]
-        wins = all(_gain(test, better) > 0 for test in tests)
-        p_values.append(max(test.p_value for test in tests) if wins else 1.0)
-    rejected, shares = holm(p_values, 1 - CONFIDENCE)
-    ends = difference(sparsest, densest, 1 - shares[0])
-    peaks = [cell for cell, holds in zip(inner, rejected[1:], strict=True) if holds]
-    return ends, rejected[0], peaks
+def _freedom(parts: Sequence[tuple[float, float]]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of variances, each with its own."""
+    total = math.fsum(part for part, _ in parts)
+    below = math.fsum(part**2 / freedom for part, freedom in parts)
+    # Variances near the smallest float square to 0; the smallest freedom is the safe bound.
+    return total**2 / below if below > 0 else min(freedom for _, freedom in parts)
 
 
-def _too_little(ordered: Sequence[Sample]) -> str | None:
-    """Why nothing can be claimed of these samples, or None."""
-    if len(ordered) < 2 or ordered[0].density == ordered[-1].density:
-        return "fewer than two densities of matched active parameters were measured"
-    seeds = [len(sample.values) for sample in ordered]
-    if max(seeds) == 1:
-        return "one seed, spread between seeds unknown"
-    for end in (ordered[0], ordered[-1]):
-        if len(end.values) < MIN_SEEDS:
-            return f"{end.name} has {len(end.values)} of the {MIN_SEEDS} seeds that a claim needs"
-    return None
+def _spread(values: Sequence[float]) -> float:
+    """Variance between seeds."""
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
-def _undecided(reason: str, ends: Difference | None = None) -> Verdict:
-    return Verdict(
-        kind="not distinguishable", best=None, level_with_best=(), ends=ends, reason=reason
-    )
-
-
-def _claim(
-    kind: VerdictKind, best: Sample, others: Sequence[Sample], ends: Difference, reason: str
-) -> Verdict:
-    level = [
-        cell.name
-        for cell in others
-        if cell.name != best.name and not difference(best, cell).excludes_zero
-    ]
-    return Verdict(
-        kind=kind, best=best.name, level_with_best=tuple(level), ends=ends, reason=reason
-    )
-
-
-def _beats(cell: Sample, other: Sample, better: Better) -> bool:
-    """Whether `cell` is better than `other` by an uncorrected interval."""
-    test = difference(cell, other)
-    return test.excludes_zero and _gain(test, better) > 0
-
-
-def _gain(test: Difference, better: Better) -> float:
-    """The difference counted so that above 0 is better for the first cell."""
-    return test.difference if better == "higher" else -test.difference
-
-
-def _signed_mean(sample: Sample, better: Better) -> float:
-    mean = math.fsum(sample.values) / len(sample.values)
-    return mean if better == "higher" else -mean
-
-
-def _squared_error(values: Sequence[float], item_errors: Sequence[float]) -> float:
-    """Squared standard error of the mean: from the spread between seeds, or the items' if larger."""
-    count = len(values)
-    mean = math.fsum(values) / count
-    between = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    within = math.fsum(error**2 for error in item_errors) / len(item_errors) if item_errors else 0.0
-    return max(between, within) / count
+def _mean_square(errors: Sequence[float]) -> float:
+    """Squared standard error over the items of one run; 0 if unknown."""
+    return math.fsum(error**2 for error in errors) / len(errors) if errors else 0.0
 
 
 def _quantile(degrees_of_freedom: float, level: float) -> float:

@@ -4,6 +4,7 @@ Columns, left to right:
     what it is     experiment, cell, seed, run, step, tokens, final
     its shape      num_layers ... active_tpp, as in records.CheckpointRow
     training       train_loss, balance_loss, max_expert_load
+    work           train_flops_with_router: train_flops and the router's on top
     losses         SOURCE.SPLIT.loss, .standard_error, .num_tokens, as in records.LossRow;
                    SPLIT is "train" or "validation"
     scores         TASK.SPLIT.FIELD, fields as in records.ScoreRow; SPLIT is "seen" or "held_out"
@@ -20,6 +21,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from isoflop.analysis.families import train_flops_with_router
 from isoflop.records import CheckpointRow, LossRow, ScoreRow, write_text
 
 Value = str | int | float | bool | None
@@ -69,6 +71,7 @@ def table(rows: Sequence[CheckpointRow]) -> tuple[tuple[str, ...], list[tuple[Va
     scores = sorted({(score.task, score.split) for row in rows for score in row.scores})
     names = (
         *FACTS,
+        "train_flops_with_router",
         *(f"{source}.{split}.{field}" for source, split in losses for field in LOSS_FIELDS),
         *(f"{task}.{split}.{field}" for task, split in scores for field in SCORE_FIELDS),
         *TIMES,
@@ -88,6 +91,7 @@ def _line(
     score_rows = {(score.task, score.split): score for score in row.scores}
     return (
         *(getattr(row, name) for name in FACTS),
+        train_flops_with_router(row),
         *_fields(loss_rows, losses, LOSS_FIELDS),
         *_fields(score_rows, scores, SCORE_FIELDS),
         *(getattr(row, name) for name in TIMES),

@@ -2,7 +2,8 @@
 
 Means are over the items that fit into the model's sequence length; the others
 are left out and counted. A standard error is the sample standard deviation over
-the square root of n, None for fewer than two items.
+the square root of n, None for fewer than two items; that of an accuracy is never
+0, see `accuracy_and_error`.
 
 A prompt is encoded alone for generation, as a user would; where a token spans
 the join (`num_joined`), the model must continue from tokens it saw less often,
@@ -106,11 +107,29 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
     return mean, math.sqrt(variance / count)
 
 
+def accuracy_and_error(correct: Sequence[bool]) -> tuple[float | None, float | None]:
+    """Share of correct items and its standard error, which is above 0 for 0 and n of n too.
+
+    The error is that of the share (k + 1) / (n + 2), one right and one wrong item added (Laplace's
+    rule; Agresti and Coull 1998, The American Statistician 52, 119, add two each): a score without
+    scatter is known to about one item, not exactly.
+
+    >>> accuracy_and_error([True, False])
+    (0.5, 0.25)
+    """
+    count, right = len(correct), sum(correct)
+    if not count:
+        return None, None
+    share = (right + 1) / (count + 2)
+    error = math.sqrt(share * (1 - share) / (count + 2)) if count >= 2 else None
+    return right / count, error
+
+
 def score_row(answers: Sequence[AnswerRow], tokens: int) -> ScoreRow:
     """Means over the answers of one task and split at one checkpoint."""
     first = answers[0]
     scored = [(answer, answer.answer_bits) for answer in answers if answer.answer_bits is not None]
-    accuracy, accuracy_error = mean_and_error([float(bool(one.correct)) for one, _ in scored])
+    accuracy, accuracy_error = accuracy_and_error([bool(one.correct) for one, _ in scored])
     per_byte, byte_error = mean_and_error([bits / one.num_answer_bytes for one, bits in scored])
     per_token, token_error = mean_and_error([bits / one.num_answer_tokens for one, bits in scored])
     return ScoreRow(

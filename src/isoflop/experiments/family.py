@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from isoflop.corpus.config import Corpus
-from isoflop.design.family import Cell, sorted_by_total
+from isoflop.design.family import (
+    Cell,
+    sorted_by_total,
+    vary_experts,
+    vary_top_k_matched,
+)
 from isoflop.evaluate.config import EvaluateConfig
 from isoflop.model.config import ModelConfig
 from isoflop.sweep.config import Experiment
@@ -25,18 +30,12 @@ def ladder(
     experts as that E, half as wide, and twice the k: total and active parameters
     are those of E = `finer`, and only k differs (the router apart).
     """
-    models = [replace(base, num_experts=experts) for experts in num_experts]
+    cells = vary_experts(base, num_experts)
     if finer is not None:
-        models.append(
-            replace(
-                base,
-                num_experts=2 * finer,
-                top_k=2 * base.top_k,
-                d_expert=base.d_expert // 2,
-            )
-        )
-    cells = [Cell(name=f"E{m.num_experts}-k{m.top_k}", model=m) for m in models]
-    return sorted_by_total(cells)
+        many = replace(base, num_experts=2 * finer)
+        cells += vary_top_k_matched(many, (2 * base.top_k,))
+    models = [cell.model for cell in cells]
+    return sorted_by_total(Cell(name=f"E{m.num_experts}-k{m.top_k}", model=m) for m in models)
 
 
 def small_family(

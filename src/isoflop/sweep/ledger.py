@@ -17,8 +17,12 @@ from typing import Any
 
 from isoflop.config import to_text
 from isoflop.folders import environment, read_environments
-from isoflop.model.count import active_params, total_params
-from isoflop.model.count import train_flops_per_token_megatron as flops_per_token
+from isoflop.model.count import (
+    active_params,
+    total_params,
+    train_flops_per_token_6n,
+    train_flops_per_token_megatron,
+)
 from isoflop.records import (
     CellState,
     CheckpointRow,
@@ -34,9 +38,6 @@ from isoflop.records import (
     write_text,
 )
 from isoflop.sweep.study import PlannedRun, StudyMap
-
-KAPLAN_FLOPS_PER_PARAMETER = 6
-"""Per token: 2 forward, 4 backward. Kaplan et al. 2020 (arXiv:2001.08361), section 2.1."""
 
 COMMAND_FILE = "command.json"
 """In a study's folder: the last command that ran it, as the user typed it."""
@@ -130,6 +131,7 @@ def _join(
 ) -> CheckpointRow:
     model = study.cell(run.cell).model
     total, active = total_params(model), active_params(model)
+    length = study.experiment.train.sequence_length
     loads = [max(layer) * model.num_experts for layer in step.expert_load]
     return CheckpointRow(
         experiment=study.experiment.name,
@@ -148,8 +150,8 @@ def _join(
         density=model.density,
         total_params=total,
         active_params=active,
-        train_flops=flops_per_token(model, study.experiment.train.sequence_length) * step.tokens,
-        train_flops_6n=KAPLAN_FLOPS_PER_PARAMETER * active * step.tokens,
+        train_flops=train_flops_per_token_megatron(model, length) * step.tokens,
+        train_flops_6n=train_flops_per_token_6n(model) * step.tokens,
         tpp=step.tokens / total,
         active_tpp=step.tokens / active,
         train_loss=step.train_loss,

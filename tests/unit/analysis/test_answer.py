@@ -7,13 +7,15 @@ from tests.fakes_analysis import (
     dense_helps,
     flat,
     loss_row,
+    rows_from,
     rows_of,
     sparse_helps,
     study_of,
 )
 
-from isoflop.analysis.answer import answer, figure_text
+from isoflop.analysis.answer import answer
 from isoflop.analysis.statistics import estimate
+from isoflop.analysis.wording import figure_text
 from isoflop.records import CellState
 
 FAILED = CellState(cell="E128-k2", seed=0, run="E128-k2-s0", state="failed", reason="loss is nan")
@@ -22,10 +24,12 @@ FAILED = CellState(cell="E128-k2", seed=0, run="E128-k2-s0", state="failed", rea
 def test_a_clear_effect_is_named_with_both_ends():
     found = answer(study_of(rows_of(sparse_helps, flat)))
     memory, memory_loss, reasoning, reasoning_loss = found.tasks
-    assert memory.startswith("memory: the sparsest cell (E64-k2, 96.9% sparse) is best within")
-    assert "against" in memory
+    start = "memory: sparser is better than dense (E64-k2 is better than E2-k2); which of E8-k2, "
+    assert memory.startswith(start)
+    assert "E64-k2 is best is not resolved. Recall of stated facts: " in memory
+    assert "E64-k2, 96.9% sparse against" in memory
     assert "E2-k2, dense (3 seeds, 95% intervals)" in memory
-    assert "task loss on stated facts" in memory_loss
+    assert "Task loss on stated facts" in memory_loss
     for text in (reasoning, reasoning_loss):
         assert text.startswith("reasoning: not distinguishable at this scale: ")
     assert len(found.split) == 2
@@ -38,6 +42,65 @@ def test_opposite_slopes_are_a_split():
     for text, figure in zip(found.split, ("accuracy", "task loss"), strict=True):
         assert text.startswith(f"Memory and reasoning split by {figure} (memory and reasoning)")
     assert "the densest cell (E2-k2, dense) is best" in found.tasks[2]
+
+
+LOW, MIDDLE, HIGH = (0.40, 0.41, 0.39), (0.60, 0.61, 0.59), (0.80, 0.81, 0.79)
+
+
+def test_a_plateau_names_no_best_cell_and_a_clear_one_is_named():
+    plateau = answer(study_of(rows_from(memory=(LOW, MIDDLE, HIGH, HIGH, HIGH)))).tasks[0]
+    assert "which of E8-k2, E16-k2, E32-k2 is best is not resolved" in plateau
+    clear = answer(study_of(rows_from(memory=(LOW, LOW, MIDDLE, HIGH)))).tasks[0]
+    assert clear.startswith("memory: the sparsest cell (E16-k2, 87.5% sparse) is best within")
+    peak = answer(study_of(rows_from(memory=(LOW, MIDDLE, HIGH, MIDDLE)))).tasks[0]
+    assert peak.startswith("memory: a density between the ends (E8-k2, 75% sparse) is best within")
+
+
+def test_a_sure_trend_whose_ends_are_not_told_apart_is_said():
+    wide, wider = (0.30, 0.50, 0.40), (0.50, 0.70, 0.60)
+    inner = [(m - 0.01, m, m + 0.01) for m in (0.10, 0.35, 0.65, 0.90)]
+    rising, flat_cells = (wide, *inner, wider), (MIDDLE,) * 6
+    memory, loss, *rest = answer(study_of(rows_from(memory=rising, reasoning=flat_cells))).tasks
+    assert memory.startswith("memory: a rising trend: +10.6 points (corrected interval +")
+    assert "with each doubling of E/k; the ends alone are not told apart. Recall" in memory
+    assert loss.startswith("memory: a falling trend: -0.31")
+    assert all("not distinguishable" in text for text in rest)
+
+
+def test_opposite_ends_without_sure_trends_are_told_as_not_settled():
+    up, down = (LOW, HIGH, HIGH, HIGH, HIGH), (HIGH, LOW, LOW, LOW, LOW)
+    found = answer(study_of(rows_from(memory=up, reasoning=down)))
+    assert "memory: sparser is better than dense" in found.tasks[0]
+    assert "reasoning: the densest cell (E2-k2, dense) is best" in found.tasks[2]
+    for text, figure in zip(found.split, ("accuracy", "task loss"), strict=True):
+        assert text.startswith(f"Whether memory and reasoning split by {figure} is not settled")
+        assert "not sure without E2-k2" in text
+
+
+def test_cells_of_unequal_work_are_not_compared():
+    rows = [replace(row, d_model=256) for row in rows_of(sparse_helps, dense_helps, steps=(100,))]
+    found = answer(study_of(rows))
+    reason = "not comparable: training FLOPs with the router differ by 23%, more than 10%"
+    assert all(reason in text for text in found.tasks)
+    assert all(text.startswith("No evidence") for text in found.split)
+
+
+def test_what_is_not_shown_names_the_draw_and_the_work():
+    found = answer(study_of(rows_of(flat, flat, steps=(100,))))
+    text = " ".join(found.not_shown)
+    assert "this one draw of facts and problems, as corpus.seed is the same in all runs" in text
+    assert "3.36T (E2-k2) to 3.46T (E64-k2) training FLOPs, 2.8% more" in text
+
+
+def test_a_cell_in_no_comparison_is_named():
+    rows = rows_of(flat, flat, steps=(100,), grid=((2, 2), (8, 2), (32, 2)))
+    twin = [replace(row, cell="other") for row in rows if row.cell == "E8-k2"]
+    alone = replace(rows[0], cell="alone", num_layers=1)
+    missing = answer(study_of([*rows, *twin, alone])).missing
+    same = "in no comparison: has the shape and density of"
+    assert f"E8-k2: {same} other, and neither is chosen" in missing
+    assert f"other: {same} E8-k2, and neither is chosen" in missing
+    assert any(line.startswith("alone: in no comparison: no other cell") for line in missing)
 
 
 def test_slopes_of_the_same_sign_are_no_split():

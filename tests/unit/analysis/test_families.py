@@ -6,10 +6,17 @@ from isoflop.analysis.families import (
     answer_split,
     families,
     final_cells,
+    left_out,
     sample,
     score,
     sparsity_label,
     top_k_pairs,
+    train_flops_with_router,
+)
+from isoflop.model.config import ModelConfig
+from isoflop.model.count import (
+    train_flops_per_token_megatron,
+    train_flops_per_token_with_router,
 )
 
 
@@ -74,12 +81,50 @@ def test_a_missing_score_is_left_out_and_not_zero():
     assert score(rows[1], "memory", "seen") is None
 
 
-def test_a_perfect_score_is_known_to_one_item_at_best():
-    perfect = score_row("memory", "seen", 1.0, accuracy_standard_error=0.0)
+def test_errors_over_items_are_those_of_the_rows():
+    perfect = score_row("memory", "seen", 1.0, accuracy_standard_error=0.002)
     (cell,) = final_cells([checkpoint(scores=(perfect,))])
     found = sample(cell, "memory", "seen", "accuracy")
     assert found is not None
-    assert found.item_errors == (1 / 512,)
+    assert found.item_errors == (0.002,)
+
+
+def test_another_shape_of_equal_active_parameters_is_no_member():
+    rows = [checkpoint(num_experts=e) for e in (2, 8, 32)]
+    deeper = [checkpoint(num_experts=e, num_layers=4, cell=f"deep-E{e}") for e in (2, 8)]
+    wider = checkpoint(num_experts=16, d_model=64)
+    found = families(final_cells([*rows, *deeper, wider]))
+    assert [names(family.cells) for family in found] == [
+        ["E2-k2", "E8-k2", "E32-k2"],
+        ["deep-E2", "deep-E8"],
+    ]
+    assert names(cell for cell, _ in left_out(final_cells([*rows, wider]))) == ["E16-k2"]
+
+
+def test_of_two_cells_of_one_density_none_is_dropped_in_silence():
+    rows = [checkpoint(num_experts=e) for e in (2, 8, 32)]
+    cells = final_cells([*rows, checkpoint(num_experts=8, cell="again")])
+    (family,) = families(cells)
+    assert names(family.cells) == ["E2-k2", "E32-k2"]
+    found = {cell.name: twins for cell, twins in left_out(cells)}
+    assert found == {"again": ("E8-k2",), "E8-k2": ("again",)}
+    assert left_out(final_cells(rows)) == ()
+
+
+def test_the_router_is_counted_as_in_the_model():
+    shape = ModelConfig(
+        vocabulary_size=256,
+        num_layers=2,
+        d_model=32,
+        num_heads=2,
+        d_expert=64,
+        num_experts=8,
+        top_k=2,
+        sequence_length=64,
+    )
+    row = checkpoint(num_experts=8, train_flops=train_flops_per_token_megatron(shape, 64) * TOKENS)
+    expected = train_flops_per_token_with_router(shape, 64) * TOKENS
+    assert train_flops_with_router(row) == expected
 
 
 def test_sparsity_in_words():

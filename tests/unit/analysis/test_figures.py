@@ -4,10 +4,20 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from tests.fakes_analysis import checkpoint, flat, loss_row, rows_of, sparse_helps, study_of
+from tests.fakes_analysis import (
+    checkpoint,
+    flat,
+    loss_row,
+    rows_from,
+    rows_of,
+    sparse_helps,
+    study_of,
+)
 
+from isoflop.analysis.answer import answer
 from isoflop.analysis.figures import all_figures
 from isoflop.analysis.plotting import png_bytes, svg_text
+from isoflop.analysis.statistics import estimate
 
 SMALL = rows_of(sparse_helps, flat, seeds=2, steps=(50, 100), grid=((2, 2), (8, 2), (16, 4)))
 
@@ -78,6 +88,16 @@ def test_little_data_gives_fewer_panels_not_an_error(rows):
     assert len(panels) <= 2
     for panel in panels.values():
         assert svg_text(panel).startswith("<svg")
+
+
+def test_bars_are_the_intervals_of_the_words():
+    rows = rows_from(memory=((0.4, 0.5, 0.6), (0.5, 0.5, 0.5)))
+    (item, *_) = answer(study_of(rows)).comparisons
+    axes = drawn(rows)["density-memory-accuracy"].figure.axes[0]
+    bars = [tuple(part[:, 1]) for lines in axes.collections for part in lines.get_segments()]
+    expected = [estimate(s.values, s.item_errors) for s in item.samples]
+    assert bars == [(found.low, found.high) for found in expected]
+    assert expected[1].standard_error == 0.02
 
 
 def test_a_panel_can_be_a_picture():

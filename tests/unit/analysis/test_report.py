@@ -16,7 +16,13 @@ from tests.fakes_analysis import (
 )
 
 from isoflop.analysis.answer import answer
-from isoflop.analysis.report import command_line, environment_lines, report, write_report
+from isoflop.analysis.report import (
+    command_line,
+    device_text,
+    environment_lines,
+    report,
+    write_report,
+)
 from isoflop.analysis.study import read_study
 from isoflop.config import UserError
 from isoflop.records import CellState, write_rows, write_text
@@ -74,7 +80,13 @@ def test_the_page_opens_with_the_answer_and_stands_alone(tmp_path):
     assert f"{HOSTILE}, seed 0: failed: no <memory> left" in words
     assert all(address.startswith("#") for address in page.addresses)
     assert not re.search(r"@import|url\((?!#)", text)
-    for expected in ("12.5", "torch", "isoflop run made-up --out 'a folder'", "not recorded"):
+    for expected in (
+        "12.5",
+        "torch",
+        "isoflop run made-up --out 'a folder'",
+        "not recorded",
+        "Device: cpu",
+    ):
         assert expected in words
     assert (tmp_path / "table.csv").is_file()
     assert (tmp_path / "table.json").is_file()
@@ -157,3 +169,6 @@ def test_environment_is_flat_and_shows_no_folder_of_the_program():
     assert lines == (("packages.torch", "2"), ("packages.numpy", "not recorded"))
     assert command_line({"command": ["/somewhere/isoflop", "run", "a b"]}) == "isoflop run 'a b'"
     assert command_line({}) is None
+    assert "device" not in dict(environment_lines({"device": "cpu"}))
+    assert device_text({"device": "cpu"}) == "cpu"
+    assert device_text({}) is None

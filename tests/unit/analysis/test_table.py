@@ -25,6 +25,8 @@ def test_every_number_is_read_back_exactly(tmp_path):
         row = by_run[line["run"], int(line["step"])]
         for name in (*FACTS, *TIMES):
             assert found[name] == getattr(row, name)
+        router = 6 * row.num_experts * row.d_model * row.num_layers * row.tokens
+        assert found["train_flops_with_router"] == row.train_flops + router
         for loss in row.losses:
             for field in LOSS_FIELDS:
                 assert found[f"{loss.source}.{loss.split}.{field}"] == getattr(loss, field)
