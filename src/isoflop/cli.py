@@ -18,7 +18,6 @@ from isoflop.config import UserError, override
 app = typer.Typer(
     help="A laboratory for pre-training decisions: how sparse, on which data.",
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -133,10 +132,7 @@ def _version(
 def _experiment(name: str, changes: list[str] | None):  # type: ignore[no-untyped-def]
     from isoflop.experiments import load_experiment
 
-    experiment = load_experiment(name)
-    for change in changes or []:
-        experiment = override(experiment, change)
-    return experiment
+    return override(load_experiment(name), *(changes or []))
 
 
 INTERRUPTED = 130
@@ -146,7 +142,7 @@ INTERRUPTED = 130
 def main() -> int:
     """Run a command; returns the exit status. One line, never a traceback, for a user's mistake."""
     try:
-        status = int(app(standalone_mode=False) or 0)
+        status = int(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
         if status == INTERRUPTED:
             # Typer made a status of Ctrl-C and said nothing.
             raise KeyboardInterrupt

@@ -65,35 +65,39 @@ def from_dict(kind: type[Config], data: Any, where: str = "config") -> Config:
     return cast(Config, _build(kind, data, where))
 
 
-def override(config: Config, assignment: str) -> Config:
-    """A copy with one field changed, e.g. ``override(run, "model.num_experts=64")``.
+def override(config: Config, *assignments: str) -> Config:
+    """A copy with fields changed, e.g. ``override(run, "model.num_experts=64")``.
 
     The path goes through nested configs by field name and through tuples by
     position. The text is read as a Python literal, or taken as it is where the
-    field is text.
+    field is text. All changes are made before the result is checked, so that
+    fields which must fit each other can be changed together.
 
     Raises:
-        UserError: no such field, or a value of another type; the message lists what is allowed.
+        UserError: no such field, a value of another type, or a config that refuses the result.
     """
-    path, equals, text = assignment.partition("=")
-    if not equals:
-        raise UserError(f"override {assignment!r} must have the form path=value")
-    return cast(Config, _replace(config, path.strip().split("."), text.strip(), assignment))
+    data = to_dict(config)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"override {assignment!r} must have the form path=value")
+        _assign(config, data, path.strip().split("."), text.strip(), assignment)
+    return from_dict(type(config), data, "the changed config")
 
 
-def _replace(config: Any, path: list[str], text: str, assignment: str) -> Any:
+def _assign(config: Any, data: Any, path: list[str], text: str, assignment: str) -> None:
+    """Set one value in `data`, the plain values of `config`."""
     head, rest = path[0], path[1:]
     if isinstance(config, tuple):
         if not head.isdigit() or int(head) >= len(config):
             raise UserError(f"override {assignment!r}: {head!r} must be 0 to {len(config) - 1}")
-        position = int(head)
         if not rest:
             raise UserError(
                 f"override {assignment!r}: give a field after {head!r}, or set the whole tuple"
             )
-        changed = _replace(config[position], rest, text, assignment)
-        return (*config[:position], changed, *config[position + 1 :])
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        _assign(config[int(head)], data[int(head)], rest, text, assignment)
+        return
+    if not dataclasses.is_dataclass(config):
         raise UserError(f"override {assignment!r}: nothing lies below {head!r}")
     names = [field.name for field in dataclasses.fields(config)]
     if head not in names:
@@ -102,11 +106,10 @@ def _replace(config: Any, path: list[str], text: str, assignment: str) -> Any:
             f"it has {', '.join(names)}"
         )
     if rest:
-        value = _replace(getattr(config, head), rest, text, assignment)
-    else:
-        hint = typing.get_type_hints(type(config))[head]
-        value = _build(hint, _literal(text, hint), f"override {assignment!r}")
-    return dataclasses.replace(config, **{head: value})
+        _assign(getattr(config, head), data[head], rest, text, assignment)
+        return
+    hint = typing.get_type_hints(type(config))[head]
+    data[head] = to_dict(_build(hint, _literal(text, hint), f"override {assignment!r}"))
 
 
 def _literal(text: str, hint: Any) -> Any:

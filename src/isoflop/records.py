@@ -223,7 +223,7 @@ class CheckpointRow:
     active_tpp: float
     """tokens / active_params."""
     train_loss: float
-    """Mean of the steps since the previous training row, in nats, without router losses."""
+    """Mean of the steps since the previous checkpoint, in nats, without router losses."""
     balance_loss: float
     """Mean over layers."""
     max_expert_load: float

@@ -61,6 +61,8 @@ def changed(value):
         return not value
     if isinstance(value, str):
         return {"float32": "bfloat16", "grouped": "loop"}.get(value, value + "x")
+    if isinstance(value, float) and value < 1:
+        return value / 2
     return 1 if value is None else value * 2
 
 

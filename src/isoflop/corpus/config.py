@@ -307,8 +307,8 @@ def max_epochs(source: Source) -> float | None:
 def _check_source(source: Source) -> None:
     if not source.name or not set(source.name) <= set(_NAME_CHARACTERS):
         raise UserError(f"source name {source.name!r} must be letters, digits, '-' and '_'")
-    if not source.share > 0:
-        raise UserError(f"{source.name}: share={source.share} must be above 0")
+    if not 0 < source.share < math.inf:
+        raise UserError(f"{source.name}: share={source.share} must be above 0 and finite")
     if isinstance(source, StdlibSource | TextSource) and not 0 < source.validation_share < 1:
         raise UserError(
             f"{source.name}: validation_share={source.validation_share} must be in (0, 1)"

@@ -5,28 +5,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from isoflop.config import UserError
+from isoflop.config import UserError, from_dict, to_dict
 from isoflop.experiments.demo import demo
 from isoflop.experiments.desk import desk
 from isoflop.experiments.paper import paper
 from isoflop.sweep.config import Experiment
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"demo": demo, "desk": desk, "paper": paper}
-
-FILE_ERRORS = (
-    SyntaxError,
-    ImportError,
-    NameError,
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    OSError,
-    RuntimeError,
-)
-"""What a slip in a user's file raises; told in one line with the file's own line number."""
 
 
 def load_experiment(name: str) -> Experiment:
@@ -49,14 +34,18 @@ def load_experiment(name: str) -> Experiment:
         made = runpy.run_path(name)["experiment"]()
     except UserError as error:
         raise UserError(f"{name}:{_line(error, path)}: {error}") from None
-    except FILE_ERRORS as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's file can raise anything
         what = "no function experiment()" if repr(error) == "KeyError('experiment')" else str(error)
         raise UserError(f"{name}:{_line(error, path)}: {type(error).__name__}: {what}") from None
     if not isinstance(made, Experiment):
         raise UserError(
             f"{name}: experiment() must return an Experiment, not {type(made).__name__}"
         )
-    return made
+    # Through the text form and back: Python checks no types, and workers read the text.
+    try:
+        return from_dict(Experiment, to_dict(made), name)
+    except RecursionError:
+        raise UserError(f"{name}: experiment() returned a config that contains itself") from None
 
 
 def _line(error: BaseException, path: Path) -> int:

@@ -40,7 +40,8 @@ def load_checkpoint(
     if metadata.get("config") != digest(config):
         raise UserError(
             f"{folder}: model.safetensors was written for another config than config.json "
-            f"(digest {metadata.get('config')}, expected {digest(config)})"
+            f"(digest {metadata.get('config')}, expected {digest(config)}); copy both again, or "
+            "delete the run's training folder and run the study again"
         )
     model = Transformer(config, compute_dtype=compute_dtype)
     copy_into(dict(model.named_parameters()), tensors, folder)
@@ -76,8 +77,8 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: not a whole safetensors file ({error}); delete it to train again, "
-            "or copy it again"
+            f"{path}: not a whole safetensors file ({error}); copy it again, or delete the run's "
+            "training folder and run the study again"
         ) from None
 
 

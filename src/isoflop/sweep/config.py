@@ -1,5 +1,6 @@
 """An experiment: a corpus, a family of models, one training recipe, and what is measured."""
 
+import re
 from dataclasses import dataclass
 
 from isoflop.config import UserError
@@ -9,6 +10,9 @@ from isoflop.evaluate.config import EvaluateConfig
 from isoflop.tokens.config import TokenizerConfig
 from isoflop.tokens.tokenizer import padded_vocabulary_size
 from isoflop.train.config import TrainConfig
+
+GROUPED_ROW_BYTES = 16
+"""Alignment that torch's grouped matrix products ask of a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +38,22 @@ class Experiment:
     model a router over many experts is not free. Unused without `active_tolerance`."""
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise UserError(f"experiment name {self.name!r} must be letters, digits, '-' and '_'")
         if not self.cells or not self.seeds:
             raise UserError(f"{self.name}: an experiment needs at least one cell and one seed")
         names = [cell.name for cell in self.cells]
         if len(set(names)) < len(names):
             raise UserError(f"{self.name}: cells need different names, got {', '.join(names)}")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise UserError(f"{self.name}: seeds must differ, got {self.seeds}")
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise UserError(f"{self.name}: seeds must differ and be 0 or more, got {self.seeds}")
         for cell in self.cells:
             if cell.model.sequence_length < self.train.sequence_length:
                 raise UserError(
                     f"{cell.name}: sequence_length={cell.model.sequence_length} must be at least "
                     f"the training's {self.train.sequence_length}"
                 )
+            _check_widths(cell, self.train)
         if self.train.reset_attention and self.evaluate.context_start == "end_of_text":
             raise UserError(
                 f"{self.name}: with train.reset_attention=True no document was ever read after an "
@@ -72,3 +79,15 @@ class Experiment:
                     f"{cell.name}: vocabulary_size={cell.model.vocabulary_size} must be the "
                     f"tokenizer's {size} (padded to a multiple of {self.tokenizer.pad_to_multiple})"
                 )
+
+
+def _check_widths(cell: Cell, train: TrainConfig) -> None:
+    """Grouped matrix products need rows of whole 16 bytes; tell before a worker finds out."""
+    multiple = GROUPED_ROW_BYTES // (4 if train.precision == "float32" else 2)
+    for name in ("d_model", "d_expert"):
+        width = getattr(cell.model, name)
+        if train.experts == "grouped" and width % multiple:
+            raise UserError(
+                f"{cell.name}: {name}={width} must be a multiple of {multiple} in {train.precision} "
+                "with train.experts='grouped'; change it or set train.experts='loop'"
+            )

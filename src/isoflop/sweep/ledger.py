@@ -11,11 +11,12 @@ Written anew from the folders each time, so it cannot disagree with them.
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from isoflop.config import to_text
+from isoflop.config import UserError, to_text
 from isoflop.folders import environment, read_environments
 from isoflop.model.count import (
     active_params,
@@ -106,19 +107,54 @@ def clear_failure(root: Path, run: PlannedRun) -> None:
 
 
 def checkpoint_rows(study: StudyMap, root: Path, run: PlannedRun) -> list[CheckpointRow]:
-    """One row for each checkpoint of a finished run, in the order of steps."""
+    """One row for each checkpoint of a finished run, in the order of steps.
+
+    Raises:
+        UserError: a finished run lacks rows; the file is named.
+    """
     train = root / run.train.path
-    steps = {row.step: row for row in read_rows(train / "steps.jsonl", StepRow)}
+    steps = list(read_rows(train / "steps.jsonl", StepRow))
     timings = {row.step: row for row in read_rows(train / "timings.jsonl", TimingRow)}
     losses, scores = defaultdict(list), defaultdict(list)
     for loss in read_rows(train / "losses.jsonl", LossRow):
         losses[loss.step].append(loss)
     for score in read_rows(root / run.evaluate.path / "scores.jsonl", ScoreRow):
         scores[score.step].append(score)
-    return [
-        _join(study, run, steps[step], timings.get(step), tuple(losses[step]), tuple(scores[step]))
-        for step in study.experiment.train.checkpoint_steps
-    ]
+    asked = any((root / stage.path / "items.jsonl").exists() for stage in study.corpora)
+    checkpoints = sorted(losses)
+    config = study.experiment.train
+    complete = len(checkpoints) == config.num_checkpoints and checkpoints[-1] == config.num_steps
+    _require(complete, train / "losses.jsonl", config.num_steps, train)
+    joined = []
+    before = 0
+    for step in checkpoints:
+        part = [row for row in steps if before < row.step <= step]
+        _require(part and part[-1].step == step, train / "steps.jsonl", step, train)
+        if asked:
+            _require(scores[step], root / run.evaluate.path / "scores.jsonl", step, train)
+        found = tuple(losses[step]), tuple(scores[step])
+        joined.append(_join(study, run, mean_row(part, before), timings.get(step), *found))
+        before = step
+    return joined
+
+
+def mean_row(rows: list[StepRow], before: int) -> StepRow:
+    """The last row with the mean train loss of all steps after `before`.
+
+    Training rows cover few and different numbers of steps, so one of them alone
+    says more of its batches than of the model.
+    """
+    starts = [before, *(row.step for row in rows[:-1])]
+    weights = [row.step - start for row, start in zip(rows, starts, strict=True)]
+    total = sum(row.train_loss * weight for row, weight in zip(rows, weights, strict=True))
+    return replace(rows[-1], train_loss=total / sum(weights))
+
+
+def _require(present: object, path: Path, step: int, train: Path) -> None:
+    if not present:
+        raise UserError(
+            f"{path}: rows up to step {step} are missing in a finished run; delete {train} and run again"
+        )
 
 
 def _join(

@@ -4,12 +4,14 @@ Preparing (documents, tokenizer, shards) needs no torch and runs in the calling
 process; training and evaluation run in a worker, which alone imports torch.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from isoflop.corpus.build import build_source
+from isoflop.corpus.build import SET_ASIDE, build_source
 from isoflop.corpus.config import max_epochs
 from isoflop.folders import working_in
+from isoflop.records import SetAside, read_rows
 from isoflop.sweep.study import PlannedRun, StudyMap
 from isoflop.tokens.batches import Mixture
 from isoflop.tokens.build import sample_texts, tokenize_source
@@ -37,7 +39,7 @@ def prepare(study: StudyMap, root: Path, say: Say) -> None:
         with working_in(folder) as path:
             row = build_source(source, experiment.corpus.seed, path)
             folder.finish()
-        set_aside = f", {row.num_set_aside} set aside" if row.num_set_aside else ""
+        set_aside = _set_aside_text(folder.path) if row.num_set_aside else ""
         say(
             f"corpus {source.name}: {row.num_documents:,} documents, {row.num_bytes:,} bytes{set_aside}"
         )
@@ -53,6 +55,14 @@ def prepare(study: StudyMap, root: Path, say: Say) -> None:
             folder.finish()
         say(f"tokens {stage.name}: {tokens.train_tokens:,} to train on")
     _check_epochs(study, root, say)
+
+
+def _set_aside_text(folder: Path) -> str:
+    """How many inputs could not be used, by reason, and where they are listed."""
+    path = folder / SET_ASIDE
+    reasons = Counter(row.reason for row in read_rows(path, SetAside))
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return f", {reasons.total()} set aside ({counts}; see {path})"
 
 
 def _prepare_tokenizer(study: StudyMap, root: Path, say: Say) -> None:

@@ -213,11 +213,12 @@ def epoch_order(
 def validation_batches(
     shard: Shard, sequence_length: int, num_sequences: int
 ) -> list[Int[np.ndarray, " positions"]]:
-    """The first sequences of sequence_length + 1 tokens in file order, one array each.
+    """Sequences of sequence_length + 1 tokens spread evenly over the shard, one array each.
 
-    Fewer where the shard is short. A shard shorter than one sequence gives one
-    shorter sequence; with less than two tokens there is nothing to predict and
-    the list is empty. Nothing is padded.
+    Spread, so that they come from as many documents as there are: neighbours in
+    one long document would be no fair sample. Fewer where the shard is short. A
+    shard shorter than one sequence gives one shorter sequence; with less than
+    two tokens there is nothing to predict and the list is empty. Nothing is padded.
     """
     return [
         shard.tokens[start:end].astype(np.int64)
@@ -242,5 +243,6 @@ def _validation_ranges(
     whole = (shard.num_tokens - 1) // sequence_length
     if whole < 1:
         return [(0, shard.num_tokens)] if shard.num_tokens > 1 and num_sequences else []
-    starts = range(0, min(whole, num_sequences) * sequence_length, sequence_length)
+    count = min(whole, num_sequences)
+    starts = [place * whole // count * sequence_length for place in range(count)]
     return [(start, start + sequence_length + 1) for start in starts]

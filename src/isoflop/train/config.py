@@ -72,6 +72,13 @@ class TrainConfig:
             raise UserError(
                 "peak_learning_rate must be above 0 and final_learning_rate_share in [0, 1]"
             )
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.epsilon > 0):
+            raise UserError("beta1 and beta2 must be in [0, 1) and epsilon above 0")
+        for name in ("weight_decay", "balance_coefficient", "z_coefficient", "resume_seconds"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)} must be 0 or more")
+        if not self.max_gradient_norm > 0:
+            raise UserError(f"max_gradient_norm={self.max_gradient_norm} must be above 0")
         if self.num_checkpoints > self.num_steps:
             raise UserError(
                 f"num_checkpoints={self.num_checkpoints} must be at most the run's {self.num_steps} steps"

@@ -33,7 +33,7 @@ from isoflop.tokens.batches import (
 from isoflop.tokens.shards import Shard
 from isoflop.train.config import TrainConfig
 from isoflop.train.optim import learning_rate, make_optimizer
-from isoflop.train.state import STATE_FILE, append_row, load_state, save_state
+from isoflop.train.state import STATE_FILE, append_row, finish_rows, load_state, save_state
 
 Progress = Callable[[int, int, float], None]
 """Called with steps done, steps of the run, and tokens per second."""
@@ -145,6 +145,7 @@ def train_run(run: TrainingRun, folder: Path, progress: Progress) -> None:
         if sums.num_steps == 0 and clock.since_save() > config.resume_seconds:
             save_state(folder, step, model, optimizer, run.digest)
             clock.saved()
+    finish_rows(folder)
     (folder / STATE_FILE).unlink(missing_ok=True)
 
 

@@ -65,8 +65,19 @@ def load_state(
         copy_into(_tensors(model, optimizer), tensors, path)
     for name, kind in ROW_FILES.items():
         rows = [row for row in _whole_rows(folder / name, kind) if row.step <= step]
+        if step and name == "steps.jsonl" and (not rows or rows[-1].step != step):
+            raise UserError(
+                f"{folder / name}: the row of step {step}, to which {STATE_FILE} belongs, is "
+                f"missing; delete {folder} to train again"
+            )
         write_rows(folder / name, rows)
     return step
+
+
+def finish_rows(folder: Path) -> None:
+    """Make the rows survive a power cut; call when the run ends."""
+    for name in ROW_FILES:
+        flush_to_disk(folder / name)
 
 
 def append_row(folder: Path, name: str, row: Any) -> None:

@@ -220,7 +220,7 @@ def test_what_cannot_be_mixed_is_refused(shards, tmp_path):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=8), st.integers(1, 12), st.integers(0, 9))
-def test_validation_sequences_are_the_head_of_the_file(tmp_path_factory, lengths, length, wanted):
+def test_validation_sequences_are_spread_over_the_file(tmp_path_factory, lengths, length, wanted):
     shard = make_shard(tmp_path_factory.mktemp("validation") / "v", lengths)
     sequences = validation_batches(shard, length, wanted)
     stream = shard.tokens.tolist()
@@ -230,7 +230,9 @@ def test_validation_sequences_are_the_head_of_the_file(tmp_path_factory, lengths
         if at + length < len(stream)
     ]
     short = [stream] if 1 < len(stream) <= length else []
-    assert [sequence.tolist() for sequence in sequences] == (whole or short)[:wanted]
+    count = min(wanted, len(whole))
+    spread = [whole[place * len(whole) // count] for place in range(count)]
+    assert [sequence.tolist() for sequence in sequences] == (spread or short[:wanted])
     numbers = validation_document_numbers(shard, length, wanted)
     for sequence, number in zip(sequences, numbers, strict=True):
         assert number[0] == 0

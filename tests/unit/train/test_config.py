@@ -19,8 +19,12 @@ def test_checkpoints_are_distinct_evenly_spaced_and_end_with_the_run(num_steps, 
     assert list(steps) == sorted(steps)
     assert steps[0] >= 1
     assert steps[-1] == train.num_steps == num_steps
-    gap = num_steps / num_checkpoints
-    assert all(abs(step - gap * (i + 1)) <= 0.5 for i, step in enumerate(steps))
+    # In whole numbers: at most half a step from the even place.
+    places = [num_steps * (i + 1) for i in range(num_checkpoints)]
+    assert all(
+        2 * abs(step * num_checkpoints - place) <= num_checkpoints
+        for step, place in zip(steps, places, strict=True)
+    )
 
 
 def test_tokens_are_rounded_down_to_whole_batches():
