@@ -184,3 +184,13 @@ def test_override_reaches_every_level_of_an_experiment(tmp_path):
     assert override(experiment, "seeds=(4,5)").seeds == (4, 5)
     with pytest.raises(UserError, match="top_k=9 must be between 1 and num_experts=4"):
         override(experiment, "cells.1.model.top_k=9")
+
+
+def test_changes_that_must_fit_each_other_are_made_together():
+    train = tiny_train(train_tokens=20 * 256, warmup_steps=10, num_checkpoints=2)
+    expected = replace(replace(train, warmup_steps=1), train_tokens=4 * 256, num_checkpoints=4)
+    changes = ("train_tokens=1024", "warmup_steps=1", "num_checkpoints=4")
+    # In this order and one by one, 4 steps with a warm-up of 10 would be refused.
+    assert override(train, *changes) == override(train, *changes[::-1]) == expected
+    with pytest.raises(UserError, match="warmup_steps=30 must be less than"):
+        override(train, "warmup_steps=30")

@@ -167,7 +167,7 @@ SPREADS: dict[str, Callable[[random.Random, int], float]] = {
 
 @pytest.mark.parametrize("spread", SPREADS)
 def test_no_trend_gives_a_sure_one_in_at_most_five_percent(spread):
-    # 20,000 studies a case gave at most 2.3% (contrast alone: 25%, pooled least squares: 20%).
+    # 20,000 studies a case gave at most 3.1% (contrast alone: 25%, pooled least squares: 20%).
     generator, draw, studies = random.Random(8), SPREADS[spread], 300
     sure = 0
     for _ in range(studies):

@@ -123,7 +123,7 @@ STUDIES = {3: 500, 4: 150, 5: 150}
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("seeds", STUDIES)
 def test_pure_noise_gives_a_false_claim_in_at_most_five_percent(noise, seeds):
-    # 2,000 studies a case without type checks gave at most 3.9%; three seeds are the hard case.
+    # 500 studies a case gave at most 5%; three seeds are the hard case.
     generator, draw, studies = random.Random(2508 + seeds), NOISES[noise], STUDIES[seeds]
     claims = 0
     for _ in range(studies):

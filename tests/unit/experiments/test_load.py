@@ -67,3 +67,38 @@ def test_a_mistake_names_the_last_line_of_the_users_file_that_led_to_it(tmp_path
     with pytest.raises(UserError) as raised:
         load_experiment(str(path))
     assert str(raised.value) == f"{path}:{line}: sequence_length=0 must be at least 1"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("raise Exception('mine')", "Exception: mine"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("class Own(Exception): pass\n    raise Own('odd')", "Own: odd"),
+    ],
+)
+def test_whatever_a_users_file_raises_is_told_with_its_line(tmp_path, body, told):
+    path = tmp_path / "mine.py"
+    path.write_text(f"def experiment():\n    {body}\n")
+    with pytest.raises(UserError) as raised:
+        load_experiment(str(path))
+    lines = 1 + body.count("\n") + 1
+    assert str(raised.value) == f"{path}:{lines}: {told}"
+
+
+def test_a_wrong_type_is_refused_before_a_worker_meets_it(tmp_path):
+    path = tmp_path / "mine.py"
+    text = TEN_LINES.replace("def experiment", "def made")
+    text += """
+from dataclasses import replace
+
+
+def experiment():
+    return replace(made(), seeds=(0, 1.5))
+"""
+    path.write_text(text)
+    # In a process of its own: here the tests' type checks would refuse it first.
+    command = [sys.executable, "-m", "isoflop", "plan", "mine.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "isoflop: mine.py.seeds[1]: expected int, got 1.5\n"

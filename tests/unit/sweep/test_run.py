@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import shutil
 import signal
@@ -11,12 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from isoflop.config import UserError
 from isoflop.folders import locked
 from isoflop.records import CheckpointRow, ScoreRow, read_rows
 from isoflop.sweep import pool
-from isoflop.sweep.run import default_workers, run_study
+from isoflop.sweep.mirror import Mirror
+from isoflop.sweep.run import default_workers, report_study, run_study
 from isoflop.sweep.study import read_study_map
 
 EXPERIMENT_FILE = """
@@ -237,3 +240,40 @@ def test_workers_share_the_gpus_that_are_allowed(tmp_path, monkeypatch, present,
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", asked)
     assert pool.visible_gpus() == expected
     assert default_workers() == (len(expected) or len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize("name", ["steps.jsonl", "losses.jsonl"])
+def test_rows_missing_from_a_finished_run_are_told(finished, tmp_path, name):
+    root = tmp_path / "tiny"
+    shutil.copytree(finished.root, root)
+    path = root / read_study_map(root).runs[0].train.path / name
+    path.write_text(path.read_text().split("\n")[0] + "\n")
+    with pytest.raises(UserError, match=f"{name}: rows up to step .* are missing .* run again"):
+        report_study(root)
+
+
+def test_a_failing_mirror_is_switched_off_and_the_study_goes_on(finished, tmp_path, monkeypatch):
+    class Failing(Mirror):
+        def poll(self, study):
+            raise UserError("wandb: no login")
+
+    monkeypatch.setattr("isoflop.sweep.run.open_mirror", Failing)
+    root = tmp_path / "tiny"
+    shutil.copytree(finished.root, root)
+    said = io.StringIO()
+    states = run_study(
+        finished.experiment, root, mirrors=("wandb",), console=Console(file=said, width=200)
+    )
+    assert {state.state for state in states} == {"done"}
+    assert "mirror switched off: wandb: no login" in said.getvalue()
+
+
+def test_the_report_names_the_command_and_one_environment(finished, tmp_path):
+    root = tmp_path / "tiny"
+    shutil.copytree(finished.root, root)
+    (root / "command.json").write_text('["isoflop", "run", "mine.py"]')
+    report_study(root)
+    environment = json.loads((root / "env.json").read_text())
+    assert environment["command"] == ["isoflop", "run", "mine.py"]
+    assert environment["differs_between_runs"] == {}
+    assert "isoflop run mine.py" in (root / "report.html").read_text()
