@@ -1,8 +1,10 @@
 """The whole chain in a few minutes: seven small models on real code and two probes."""
 
-from isoflop.corpus.config import ArithmeticProbe, Corpus, PhoneBookProbe, StdlibSource
+from dataclasses import replace
+
+from isoflop.corpus.config import Corpus, StdlibSource
 from isoflop.evaluate.config import EvaluateConfig
-from isoflop.experiments.desk import PEAK_LEARNING_RATE, SMALL_INIT_STD
+from isoflop.experiments.desk import FACTS, PEAK_LEARNING_RATE, PROBLEMS, SMALL_INIT_STD
 from isoflop.experiments.family import small_family
 from isoflop.sweep.config import Experiment
 from isoflop.tokens.config import TokenizerConfig
@@ -21,29 +23,16 @@ def demo() -> Experiment:
         corpus=Corpus(
             sources=(
                 StdlibSource(share=0.2, max_bytes=2_000_000),
-                PhoneBookProbe(
+                replace(
+                    FACTS,
                     share=0.4,
                     num_facts=3000,
                     num_words=96,
-                    place_words="own",
                     num_symbols=64,
-                    num_digits=1,
-                    separator="",
-                    zipf_exponent=1.0,
-                    zipf_offset=10.0,
                     num_statements=30_000,
                     num_items=256,
                 ),
-                ArithmeticProbe(
-                    share=0.4,
-                    form="running_sums",
-                    operations="+",
-                    modulus=7,
-                    min_steps=3,
-                    max_steps=3,
-                    num_problems=160,
-                    num_items=256,
-                ),
+                replace(PROBLEMS, share=0.4, num_items=256),
             )
         ),
         tokenizer=TokenizerConfig(vocabulary_size=768),
