@@ -19,7 +19,7 @@ def cell(name: str = "a", **changes) -> Cell:
     [
         ({"cells": ()}, "needs at least one cell and one seed"),
         ({"seeds": ()}, "needs at least one cell and one seed"),
-        ({"seeds": (1, 2, 1)}, "seeds must differ, got (1, 2, 1)"),
+        ({"seeds": (1, 2, 1)}, "seeds must differ and be 0 or more, got (1, 2, 1)"),
         ({"cells": (cell("a"), cell("a", num_experts=8))}, "different names, got a, a"),
         ({"train": tiny_train(sequence_length=64)}, "sequence_length=32 must be at least"),
         ({"cells": (cell("a"), cell("b", d_expert=64))}, "cannot be compared: active parameters"),
