@@ -7,6 +7,7 @@ names; ``override`` returns a copy with one field changed.
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -153,7 +154,7 @@ def _build(hint: Any, data: Any, where: str) -> Any:
 
 
 def _build_dataclass(kind: Any, data: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     given = {name: value for name, value in data.items() if name != "kind"}
     unknown = [name for name in given if name not in fields]
@@ -173,6 +174,12 @@ def _build_dataclass(kind: Any, data: dict[str, Any], where: str) -> Any:
     return kind(**{n: _build(hints[n], value, f"{where}.{n}") for n, value in given.items()})
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields."""
+    return typing.get_type_hints(kind)
+
+
 def _accept(member: Any, data: Any, where: str) -> tuple[bool, Any]:
     """Whether `data` is of the single type `member`, and its value as that type."""
     origin, arguments = typing.get_origin(member), typing.get_args(member)
@@ -182,6 +189,9 @@ def _accept(member: Any, data: Any, where: str) -> tuple[bool, Any]:
         if not isinstance(data, (list, tuple)):
             return False, None
         if len(arguments) == 2 and arguments[1] is Ellipsis:
+            if arguments[0] in (int, str) and all(type(v) is arguments[0] for v in data):
+                # Rows of rollouts hold thousands of tokens.
+                return True, tuple(data)
             return True, tuple(_build(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(data))
         if len(arguments) != len(data):
             return False, None

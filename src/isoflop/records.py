@@ -57,6 +57,19 @@ class SourceRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FunnelRow:
+    """What one step of preparing a source left. Written by corpus, in the order of the steps."""
+
+    source: str
+    step: str
+    """"read", "usable", then the filters by name."""
+    num_documents: int
+    """Documents left after the step, for training and validation together."""
+    num_bytes: int
+    """UTF-8 bytes of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationItem:
     """One question with its gold answer. Written by corpus, read by evaluate."""
 
@@ -129,6 +142,20 @@ class TimingRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineRow:
+    """How a run is computed, chosen once: another way would differ by rounding. Written by train."""
+
+    ops: str
+    """What computes between the matrix products: "native" or "torch", see `isoflop.model.ops`."""
+    kernels: str | None
+    """Names source, compiler and processor of native kernels. None: no kernels."""
+    experts: str
+    """How experts' products are computed, see `isoflop.model.moe`."""
+    timed: tuple[tuple[str, float], ...] | None
+    """Ways that were timed, with seconds a step. None: the config named one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossRow:
     """Loss on one split of one source at one checkpoint. Written by train."""
 
@@ -146,18 +173,21 @@ class LossRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
-    """One task on one checkpoint. Written by evaluate, read by analysis."""
+    """One task on one checkpoint. Written by evaluate, read by analysis.
+
+    Counts are None only where a table of another's runs does not give them."""
 
     step: int
     tokens: int
     task: str
     split: str
-    num_items: int
+    num_items: int | None
     """Items of the task."""
-    num_scored: int
+    num_scored: int | None
     """Items that entered the means; num_items - num_scored were left out."""
-    num_ungradable: int
-    """Generated answers without anything a grader could read. They count as wrong."""
+    num_ungradable: int | None
+    """Generated answers without anything a grader could read. They count as wrong. None: nothing
+    was generated."""
     accuracy: float | None
     accuracy_standard_error: float | None
     bits_per_byte: float | None
@@ -169,7 +199,7 @@ class ScoreRow:
     """Mean bits of a whole gold answer."""
     answer_probability: float | None
     """Mean over items of 2^-bits: the accuracy of sampling once, as far as the loss tells."""
-    num_joined: int
+    num_joined: int | None
     """Items in which a token spans the join of prompt and answer."""
 
 
@@ -192,7 +222,9 @@ class AnswerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRow:
-    """Every figure ever measured on one checkpoint. Joined by sweep.ledger, read by analysis."""
+    """Every figure ever measured on one checkpoint. Joined by sweep.ledger, read by analysis.
+
+    Shape and training figures are None only where a table of another's runs does not give them."""
 
     experiment: str
     cell: str
@@ -204,9 +236,9 @@ class CheckpointRow:
     tokens: int
     final: bool
     """Whether this is the run's last checkpoint."""
-    num_layers: int
-    d_model: int
-    d_expert: int
+    num_layers: int | None
+    d_model: int | None
+    d_expert: int | None
     num_experts: int
     top_k: int
     sparsity: float
@@ -222,11 +254,11 @@ class CheckpointRow:
     """tokens / total_params."""
     active_tpp: float
     """tokens / active_params."""
-    train_loss: float
+    train_loss: float | None
     """Mean of the steps since the previous checkpoint, in nats, without router losses."""
-    balance_loss: float
+    balance_loss: float | None
     """Mean over layers."""
-    max_expert_load: float
+    max_expert_load: float | None
     """Largest share of a layer's routed tokens on one expert x num_experts; 1.0 is even."""
     tokens_per_second: float | None
     seconds: float | None
@@ -247,9 +279,24 @@ class CellState:
     """Why it failed, in one line."""
 
 
+def storable(text: str) -> str:
+    """The text with lone surrogates, which a file in UTF-8 cannot hold, written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def storable_or_none(text: str | None) -> str | None:
+    """As `storable`; None stays None."""
+    return None if text is None else storable(text)
+
+
 def row_to_line(row: Any) -> str:
     """One line of JSON without its line end."""
-    return json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False)
+    return json.dumps(row, default=_fields, ensure_ascii=False, allow_nan=False)
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    """What JSON takes in place of a record; unlike `dataclasses.asdict`, without copying values."""
+    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
