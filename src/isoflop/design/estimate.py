@@ -1,12 +1,12 @@
 """Memory and time of a training run, estimated before anything is built.
 
 Estimates are for choosing what to run, not for reporting: memory leaves out the
-allocator's and the interpreter's own needs, time leaves out evaluation and
-checkpoints.
+interpreter and its libraries, time leaves out evaluation and checkpoints.
+`isoflop bench memory` holds the memory against what is measured.
 
 Letters as in `isoflop.model.count`: L layers, d width, h hidden width of one
-expert, V vocabulary, E experts, k experts a token; c is the width in bytes of
-one number in the matrix products.
+expert, V vocabulary, E experts, k experts a token, n heads; c is the width in
+bytes of one number in the matrix products.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,21 @@ from isoflop.model.count import (
 )
 
 ComputePrecision = Literal["float32", "bfloat16"]
+Ops = Literal["native", "torch"]
+Recompute = Literal["none", "layers"]
 
 FLOAT32_BYTES = 4
 """Weights, gradients, optimiser, residual stream, norms, router and loss are float32."""
 
 COMPUTE_BYTES: dict[ComputePrecision, int] = {"float32": 4, "bfloat16": 2}
+
+INT64_BYTES = 8
+
+DISPATCH_NUMBERS = 3
+"""Whole numbers for each chosen expert: its own, and its row and back (`isoflop.model.ops.Dispatch`)."""
+
+LOSS_CHUNK_BYTES = 1 << 27
+"""`isoflop.model.loss.CHUNK_BYTES`, which cannot be imported without torch; a test holds them equal."""
 
 ADAMW_MOMENTS = 2
 """Running mean of the gradient and of its square, float32 each (arXiv:1711.05101)."""
@@ -59,32 +69,49 @@ model reaches more FLOPs a second than this."""
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes that training holds at its peak, by what holds them."""
+    """Bytes that training needs at its peak, by what needs them."""
 
     weights: int
-    gradients: int
     optimiser: int
     """The two moments of AdamW."""
+    gradients: int
     weight_copies: int
-    """The matrices in the precision of the products; 0 for float32, which needs no copy."""
+    """The layers' matrices in the precision of the products, where these are not read in place."""
     activations: int
-    """What the forward pass of one micro-batch keeps for the backward pass, and the logits."""
+    """What the forward pass of one micro-batch keeps for the backward pass."""
+    loss: int
+    """One chunk's logits and what it adds to the head's gradient, while the loss is made."""
+    backward: int
+    """What the backward pass of one layer needs for itself; computed again, its activations too."""
 
     @property
     def total(self) -> int:
-        """All of it."""
-        states = self.weights + self.gradients + self.optimiser
-        return states + self.weight_copies + self.activations
+        """All of it: gradients come while activations go, but rarely into the same places.
+
+        glibc, as a study's workers set it, keeps freed blocks, and a gradient is of another size
+        than what was freed. With the system's own settings the peak is up to a fifth lower.
+        """
+        states = self.weights + self.optimiser + self.gradients + self.weight_copies
+        return states + self.activations + self.loss + self.backward
 
 
 def estimate_memory(
-    model: ModelConfig, *, micro_batch_tokens: int, precision: ComputePrecision = "float32"
+    model: ModelConfig,
+    *,
+    micro_batch_tokens: int,
+    precision: ComputePrecision = "float32",
+    ops: Ops = "native",
+    recompute: Recompute = "none",
 ) -> MemoryEstimate:
-    """Peak memory of training one micro-batch of `micro_batch_tokens` tokens.
+    """Peak memory of training on micro-batches of `micro_batch_tokens` tokens.
 
-    Sixteen bytes a parameter for weight, gradient and AdamW; for bfloat16
-    products two more for every matrix of attention, experts and head; and
-    `activation_bytes_per_token` for every token.
+    Sixteen bytes a parameter for weight, gradient and AdamW; `layer_bytes_per_token` for every
+    token and layer; the head's gradient is one of the gradients, made with the loss.
+
+    Args:
+        ops: As in `isoflop.model.ops`. "native" is what a CPU with a C compiler and bfloat16
+            instructions uses; "torch" what all others use, GPUs among them.
+        recompute: As in `isoflop.train.config.TrainConfig`.
 
     Raises:
         UserError: no tokens.
@@ -92,37 +119,83 @@ def estimate_memory(
     if micro_batch_tokens < 1:
         raise UserError(f"micro_batch_tokens={micro_batch_tokens} must be at least 1")
     weights = FLOAT32_BYTES * total_params(model)
-    per_token = activation_bytes_per_token(model, precision)
+    per_layer = micro_batch_tokens * layer_bytes_per_token(model, precision, ops)
+    again = recompute == "layers"
+    kept_layer = micro_batch_tokens * _input_bytes(model, precision) if again else per_layer
+    outside = micro_batch_tokens * _outside_bytes(model, precision, ops)
+    copies = _weight_copy_bytes(model, precision, ops)
+    own = micro_batch_tokens * _backward_bytes(model, precision)
     return MemoryEstimate(
         weights=weights,
-        gradients=weights,
         optimiser=ADAMW_MOMENTS * weights,
-        weight_copies=_weight_copy_bytes(model, precision),
-        activations=micro_batch_tokens * per_token,
+        gradients=weights,
+        weight_copies=copies // model.num_layers if again else copies,
+        activations=model.num_layers * kept_layer + outside,
+        loss=_loss_bytes(model, precision, ops, micro_batch_tokens),
+        backward=own + per_layer if again else own,
     )
 
 
-def activation_bytes_per_token(model: ModelConfig, precision: ComputePrecision = "float32") -> int:
-    """Bytes that one token keeps between forward and backward pass, grouped experts, no recomputing.
+def layer_bytes_per_token(
+    model: ModelConfig, precision: ComputePrecision = "float32", ops: Ops = "native"
+) -> int:
+    """Bytes that one token keeps in one layer between forward and backward pass, grouped experts.
 
-    A layer keeps, in the precision c of the products: both norms' outputs (2d),
-    queries, keys and values before and after rotation (3d + 2d), attention's
-    output (d), and for each of k experts its input and answer (2d), gate and up
-    (2h), the activated gate and its product with up (2h). In float32: both
-    norms' inputs before and after scaling (4d), the router's own copy of its
-    input (d, where c is not float32), and logits and probabilities (2E). Outside
-    the layers the last norm keeps 2d + d, and the loss holds logits, their log
-    probabilities and their gradient (3V). Attention scores are never stored
-    whole. Counted on `isoflop.model`; a test compares it with what PyTorch saves.
+    Both keep, in the precision c of the products: what the projections read (the first norm's
+    output, d) and each of k experts' input and answer (2d), gate and up (2h) and their product
+    (h); in float32: both norms' inputs (2d) and scales, the router's input (d), the softmax's
+    sum of each head and the chosen weights; and the chosen experts' numbers as integers.
+
+    "native" keeps queries, keys and values once for each head (3d), attention's output before
+    and after its heads are joined (2d), and the router's logits (E). "torch" keeps the joint
+    projection, since values are a view of it, turned queries and keys, attention's output (d),
+    the activated gate (k h), both norms' outputs before scaling (2d) and the router's logits and
+    probabilities (2E). Attention scores are never stored whole. Counted on `isoflop.model`; a test
+    compares both with what PyTorch saves.
     """
     narrow = COMPUTE_BYTES[precision]
-    d_model, experts = model.d_model, model.num_experts
-    layer_narrow = 8 * d_model + model.top_k * (2 * d_model + 4 * model.d_expert)
-    router_input = 0 if precision == "float32" else d_model
-    layer_float32 = 4 * d_model + router_input + 2 * experts
-    layer = narrow * layer_narrow + FLOAT32_BYTES * layer_float32
-    outside = narrow * d_model + FLOAT32_BYTES * (2 * d_model + 3 * model.vocabulary_size)
-    return model.num_layers * layer + outside
+    d_model, hidden, top_k = model.d_model, model.d_expert, model.top_k
+    products = d_model + top_k * (2 * d_model + 3 * hidden)
+    # Two norms' scales, the router's logarithm of a sum.
+    float32 = 3 * d_model + model.num_heads + top_k + 3
+    if ops == "native":
+        products += 5 * d_model
+        float32 += model.num_experts
+    else:
+        keys = model.key_value_heads * model.head_width
+        products += model.query_key_value_width + d_model + keys + d_model + top_k * hidden
+        float32 += 2 * d_model + 2 * model.num_experts
+    return narrow * products + FLOAT32_BYTES * float32 + DISPATCH_NUMBERS * INT64_BYTES * top_k
+
+
+def _input_bytes(model: ModelConfig, precision: ComputePrecision) -> int:
+    """Of one token, when a layer is computed again: the residual stream and what is to be added."""
+    return model.d_model * (FLOAT32_BYTES + COMPUTE_BYTES[precision])
+
+
+def _outside_bytes(model: ModelConfig, precision: ComputePrecision, ops: Ops) -> int:
+    """Of one token outside the layers: the last norm's input, and the gradient of its output."""
+    norm = 1 if ops == "native" else 2
+    return model.d_model * (norm * FLOAT32_BYTES + COMPUTE_BYTES[precision])
+
+
+def _loss_bytes(model: ModelConfig, precision: ComputePrecision, ops: Ops, tokens: int) -> int:
+    """One chunk's logits and its part of the head's gradient; torch makes float32 copies of logits."""
+    narrow = COMPUTE_BYTES[precision]
+    head = model.vocabulary_size * model.d_model
+    logits = narrow * tokens * model.vocabulary_size
+    # At least one row, whatever the vocabulary.
+    chunk = min(logits, max(LOSS_CHUNK_BYTES, narrow * model.vocabulary_size))
+    copies = 0 if ops == "native" else 2 * FLOAT32_BYTES * chunk // narrow
+    head_copy = 0 if precision == "float32" else narrow * head
+    return chunk + copies + narrow * head + head_copy
+
+
+def _backward_bytes(model: ModelConfig, precision: ComputePrecision) -> int:
+    """Of one token in one layer's backward pass at its fullest: gradients of the residual stream,
+    and of the experts' answers, gates, ups and products."""
+    experts = model.top_k * (model.d_model + 3 * model.d_expert)
+    return FLOAT32_BYTES * 2 * model.d_model + COMPUTE_BYTES[precision] * experts
 
 
 def estimate_seconds(
@@ -159,12 +232,10 @@ def seconds_at(train_tokens: int, *, tokens_per_second: float) -> float:
     return train_tokens / tokens_per_second
 
 
-def _weight_copy_bytes(model: ModelConfig, precision: ComputePrecision) -> int:
-    """Attention, experts and head; router, norms and embedding stay float32."""
-    if precision == "float32":
+def _weight_copy_bytes(model: ModelConfig, precision: ComputePrecision, ops: Ops) -> int:
+    """Attention's and experts' matrices; native products read float32 weights in place."""
+    if precision == "float32" or ops == "native":
         return 0
     norms = (2 * model.num_layers + 1) * model.d_model
-    embedding = embedding_params(model) // 2
-    return COMPUTE_BYTES[precision] * (
-        total_params(model) - router_params(model) - norms - embedding
-    )
+    matrices = total_params(model) - router_params(model) - norms - embedding_params(model)
+    return COMPUTE_BYTES[precision] * matrices

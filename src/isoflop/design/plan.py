@@ -13,6 +13,8 @@ from isoflop.design.estimate import (
     ONE_CPU_CORE,
     ComputePrecision,
     Machine,
+    Ops,
+    Recompute,
     estimate_memory,
     estimate_seconds,
 )
@@ -76,6 +78,8 @@ def plan(
     seeds: tuple[int, ...] = (0,),
     micro_batch_tokens: int | None = None,
     precision: ComputePrecision = "float32",
+    ops: Ops = "native",
+    recompute: Recompute = "none",
     machine: Machine | None = ONE_CPU_CORE,
 ) -> list[PlanRow]:
     """Count every cell, in the order given.
@@ -84,6 +88,7 @@ def plan(
         train_tokens: Asked training tokens of one run; rounded down to whole batches.
         batch_tokens: Tokens of one optimiser step.
         micro_batch_tokens: Tokens of one forward pass, for the memory. None: the whole batch.
+        precision, ops, recompute: For the memory, as in `estimate_memory`.
         machine: Speeds for the time. None: not known, and neither is the time.
 
     Raises:
@@ -100,7 +105,11 @@ def plan(
     rows = []
     for cell in cells:
         memory = estimate_memory(
-            cell.model, micro_batch_tokens=micro_tokens, precision=precision
+            cell.model,
+            micro_batch_tokens=micro_tokens,
+            precision=precision,
+            ops=ops,
+            recompute=recompute,
         ).total
         seconds = None
         if machine is not None:

@@ -14,8 +14,15 @@ from safetensors.torch import save_file
 
 from isoflop.config import UserError, digest, from_dict, to_text
 from isoflop.model.config import ModelConfig
+from isoflop.model.moe import fitting_experts
 from isoflop.model.transformer import Transformer
 from isoflop.records import atomic_file, read_json, write_text
+
+CHECKPOINTS = "checkpoints"
+"""In a training run's folder: its checkpoints, each in a folder named after its step."""
+
+STEP_PREFIX = "step-"
+"""A checkpoint's folder is this and its step in eight digits."""
 
 
 def save_checkpoint(model: Transformer, folder: Path) -> None:
@@ -37,13 +44,15 @@ def load_checkpoint(
     data = read_json(path, missing="no checkpoint here", remedy="copy the checkpoint again")
     config = from_dict(ModelConfig, data, str(path))
     tensors, metadata = load_tensors(folder / "model.safetensors")
-    if metadata.get("config") != digest(config):
+    # Of the file as it is: a field added to ModelConfig since must not make it another config.
+    expected = digest(data)
+    if metadata.get("config") != expected:
         raise UserError(
             f"{folder}: model.safetensors was written for another config than config.json "
-            f"(digest {metadata.get('config')}, expected {digest(config)}); copy both again, or "
+            f"(digest {metadata.get('config')}, expected {expected}); copy both again, or "
             "delete the run's training folder and run the study again"
         )
-    model = Transformer(config, compute_dtype=compute_dtype)
+    model = Transformer(config, compute_dtype=compute_dtype, experts=fitting_experts(config))
     copy_into(dict(model.named_parameters()), tensors, folder)
     return model.to(device).eval()
 
@@ -61,6 +70,23 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
         raise UserError(
             f"{path}: cannot write the weights: {error}; free space and run again"
         ) from None
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """The folder itself, or of a training run's folder the last checkpoint.
+
+    Raises:
+        UserError: neither.
+    """
+    if (path / "config.json").exists() and (path / "model.safetensors").exists():
+        return path
+    kept = sorted((path / CHECKPOINTS).glob(f"{STEP_PREFIX}*"))
+    if not kept:
+        raise UserError(
+            f"{path}: no checkpoint here (config.json and model.safetensors), nor a training run's "
+            f"folder with {CHECKPOINTS}/{STEP_PREFIX}*; give the path of one"
+        )
+    return kept[-1]
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -22,7 +22,7 @@ class ModelConfig:
     d_model: int
     """Width of the residual stream."""
     num_heads: int
-    """Attention heads; each has its own keys and values."""
+    """Attention heads."""
     d_expert: int
     """Hidden width of one expert; the study uses 2 x d_model."""
     num_experts: int
@@ -31,6 +31,9 @@ class ModelConfig:
     """Experts that see each token, k. Dense is top_k = num_experts."""
     sequence_length: int
     """Longest sequence the model is trained on."""
+    num_key_value_heads: int | None = None
+    """Heads of keys and values, shared by equal groups of attention heads (arXiv:2305.13245).
+    None: one for each attention head, as in the study."""
     rope_base: float = 10_000.0
     """Base of the rotary frequencies; the study keeps 1e4, not Mixtral's 1e6."""
     norm_epsilon: float = 1e-5
@@ -54,6 +57,11 @@ class ModelConfig:
                 f"d_model={self.d_model} must split into num_heads={self.num_heads} heads of an "
                 "even width (rotary positions turn pairs)"
             )
+        if not 1 <= self.key_value_heads <= self.num_heads or self.num_heads % self.key_value_heads:
+            raise UserError(
+                f"num_key_value_heads={self.num_key_value_heads} must divide "
+                f"num_heads={self.num_heads}"
+            )
         if self.top_k == 1 and self.num_experts > 1 and self.router_order == "topk_then_softmax":
             raise UserError(
                 "top_k=1 with router_order='topk_then_softmax' gives every token the weight 1, so "
@@ -66,6 +74,16 @@ class ModelConfig:
     def head_width(self) -> int:
         """Width of one attention head."""
         return self.d_model // self.num_heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values: num_key_value_heads, or num_heads where it is None."""
+        return self.num_heads if self.num_key_value_heads is None else self.num_key_value_heads
+
+    @property
+    def query_key_value_width(self) -> int:
+        """Rows of the joint projection to queries, keys and values."""
+        return (self.num_heads + 2 * self.key_value_heads) * self.head_width
 
     @property
     def sparsity(self) -> float:

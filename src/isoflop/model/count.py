@@ -5,7 +5,8 @@ Letters in the formulas below:
     E, k         experts of a layer, experts that see one token
     s            tokens in one sequence
 
-One layer has four d x d attention matrices, a d x E router, E experts of three
+One layer has attention matrices of A parameters (4 d^2 where every head has its
+own keys and values; keys and values shrink when heads share them), a d x E router, E experts of three
 d x h matrices (SwiGLU) and two norms of d. Outside the layers stand the
 embedding and the head, V x d each (untied), and one norm. A multiply-add
 counts as two floating-point operations (FLOPs).
@@ -17,9 +18,6 @@ Kaplan et al. 2020 (arXiv:2001.08361), section 2.1.
 """
 
 from isoflop.model.config import ModelConfig
-
-ATTENTION_MATRICES = 4
-"""Query, key, value and output, d x d each: every head has its own keys and values."""
 
 EXPERT_MATRICES = 3
 """Gate, up and down of a SwiGLU expert (Shazeer 2020, arXiv:2002.05202)."""
@@ -40,6 +38,17 @@ def embedding_params(config: ModelConfig) -> int:
     return 2 * config.vocabulary_size * config.d_model
 
 
+def attention_params(config: ModelConfig) -> int:
+    """Parameters of one layer's attention: queries, keys, values and output.
+
+    d (d + 2 d m/n) + d^2 for n heads that share m heads of keys and values.
+
+    >>> attention_params(_example())
+    1048576
+    """
+    return config.d_model * (config.query_key_value_width + config.d_model)
+
+
 def router_params(config: ModelConfig) -> int:
     """Parameters of all routers, L d E.
 
@@ -50,7 +59,7 @@ def router_params(config: ModelConfig) -> int:
 
 
 def total_params(config: ModelConfig) -> int:
-    """All parameters: L (4d^2 + 3dhE + dE + 2d) + 2Vd + d.
+    """All parameters: L (A + 3dhE + dE + 2d) + 2Vd + d.
 
     >>> total_params(_example())
     320160256
@@ -62,7 +71,7 @@ def total_params(config: ModelConfig) -> int:
 def active_params(config: ModelConfig) -> int:
     """Parameters that touch one token, embedding and head included, router left out.
 
-    L (4d^2 + 3dhk + 2d) + 2Vd + d. Without the router the count does not depend
+    L (A + 3dhk + 2d) + 2Vd + d. Without the router the count does not depend
     on E, and the names of all 65 released checkpoints come out right; with the
     router three of them do not.
 
@@ -84,7 +93,7 @@ def active_params_without_embeddings(config: ModelConfig) -> int:
 def forward_flops_per_token(config: ModelConfig, sequence_length: int) -> int:
     """FLOPs of every matrix product of the forward pass, router included.
 
-    2 [L (4d^2 + 3dhk + dE) + Vd] + 4Lsd: what PyTorch's `FlopCounterMode` counts
+    2 [L (A + 3dhk + dE) + Vd] + 4Lsd: what PyTorch's `FlopCounterMode` counts
     on the built model, with `sequence_length` keys for every query.
 
     >>> forward_flops_per_token(_example(), sequence_length=4096)
@@ -110,7 +119,7 @@ def train_flops_per_token_megatron(config: ModelConfig, sequence_length: int) ->
     """FLOPs of forward and backward pass by Megatron-LM's count, for any `d_expert`.
 
     Attention projections, full (not causal) attention scores, k experts, head;
-    neither router nor embedding. With h = 2d it is
+    neither router nor embedding. With h = 2d and own keys and values for every head it is
     12 L d^2 [2 + s/d + 3k + V/(2Ld)].
 
     >>> train_flops_per_token_megatron(_example(), sequence_length=4096)
@@ -134,7 +143,7 @@ def train_flops_per_token_6n(config: ModelConfig) -> int:
 def _shared_params(config: ModelConfig) -> int:
     """Parameters that touch every token: attention, norms, embedding and head."""
     d_model = config.d_model
-    layer = ATTENTION_MATRICES * d_model**2 + 2 * d_model
+    layer = attention_params(config) + 2 * d_model
     return config.num_layers * layer + embedding_params(config) + d_model
 
 
@@ -145,7 +154,7 @@ def _expert_params(config: ModelConfig) -> int:
 
 def _forward_flops_without_router(config: ModelConfig, sequence_length: int) -> int:
     d_model = config.d_model
-    layer_weights = ATTENTION_MATRICES * d_model**2 + config.top_k * _expert_params(config)
+    layer_weights = attention_params(config) + config.top_k * _expert_params(config)
     weights = config.num_layers * layer_weights + config.vocabulary_size * d_model
     # Queries with keys, then weights with values: s products of d for each token, twice.
     scores = config.num_layers * 2 * sequence_length * d_model

@@ -114,7 +114,8 @@ class Tokenizer:
     def __init__(self, path: Path, tokenizer: Any, config: TokenizerConfig):
         self.path = path
         self._tokenizer = tokenizer
-        self._end_of_text = config.end_of_text
+        self.end_of_text = config.end_of_text
+        """The text of the token that ends every document."""
         self.end_of_text_id: int = tokenizer.token_to_id(config.end_of_text)
         """The token that ends every document."""
         self.vocabulary_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
@@ -246,13 +247,13 @@ class Tokenizer:
             return
         at = 0
         while at < len(text):
-            found = text.find(self._end_of_text, at)
+            found = text.find(self.end_of_text, at)
             stop = len(text) if found < 0 else found + 1
             piece = self._tokenizer.encode(text[at:stop], add_special_tokens=False)
             if self.end_of_text_id in piece.ids:
                 raise UserError(
                     f"{self.path}: the text {text[at:stop][:40]!r} becomes the token "
-                    f"{self._end_of_text!r}; choose an end_of_text that no text is made of"
+                    f"{self.end_of_text!r}; choose an end_of_text that no text is made of"
                 )
             yield at, piece
             at = stop

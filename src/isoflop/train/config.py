@@ -1,7 +1,7 @@
 """How one model is trained. Defaults are the study's (arXiv:2508.18672, section 3.1, launch scripts)."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin
 
 from isoflop.config import UserError
 
@@ -33,6 +33,11 @@ class TrainConfig:
     """L2 norm to which gradients are clipped."""
     balance_coefficient: float = 1e-2
     """Of the Switch balance loss, summed over layers."""
+    balance_scope: Literal["micro", "sequence", "global"] = "global"
+    """Over which tokens the balance loss asks for even use, see `isoflop.model.router.balance_loss`.
+    Global, because only then the loss does not depend on how a batch is split: memory forces
+    smaller micro-batches for more experts, and "micro" (the study's) then asks sparser models for
+    a stricter balance. With one micro-batch a step the two are the same."""
     z_coefficient: float = 1e-3
     """Of the router z-loss, summed over layers."""
     precision: Precision = "float32"
@@ -47,10 +52,23 @@ class TrainConfig:
     """Time between saved states from which a killed run goes on. No influence on results."""
     validation_sequences: int = 32
     """Sequences a source for one validation loss."""
-    experts: Literal["grouped", "loop"] = "grouped"
-    """How experts are computed: grouped matrix products, or the plain loop that defines them."""
+    experts: Literal["grouped", "padded", "loop", "auto"] = "grouped"
+    """How experts are computed: grouped or padded products, or the plain loop that defines them.
+    "auto" times the first two before the first step and records the choice in engine.jsonl,
+    which a resumed run reads: they differ by rounding."""
+    ops: Literal["auto", "native", "torch"] = "auto"
+    """What computes between the products, see `isoflop.model.ops`. Auto: C where it compiles."""
+    recompute: Literal["none", "layers"] = "none"
+    """"layers" computes each layer again in the backward pass: less memory, same results."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            allowed = get_args(field.type)
+            if get_origin(field.type) is Literal and getattr(self, field.name) not in allowed:
+                raise UserError(
+                    f"{field.name}={getattr(self, field.name)!r} must be one of "
+                    + ", ".join(map(repr, allowed))
+                )
         counts = ("batch_sequences", "sequence_length", "log_steps", "num_checkpoints")
         for name in (*counts, "validation_sequences", "train_tokens"):
             if getattr(self, name) < 1:

@@ -1,6 +1,7 @@
 """Train one model: batches in, rows and checkpoints out.
 
     <folder>/mixture.jsonl                   MixtureRow: how often each source is read
+    <folder>/engine.jsonl                    EngineRow: how it is computed, chosen at the first start
     <folder>/steps.jsonl, losses.jsonl       rows, the same bytes for the same config and seed
     <folder>/timings.jsonl                   speed, which differs from run to run
     <folder>/checkpoints/step-00000100/      kept checkpoints, see model.checkpoint
@@ -19,26 +20,24 @@ import torch
 from torch import Tensor
 
 from isoflop.config import UserError
-from isoflop.model.checkpoint import save_checkpoint
+from isoflop.model.checkpoint import CHECKPOINTS, STEP_PREFIX, save_checkpoint
 from isoflop.model.config import ModelConfig
-from isoflop.model.moe import RouterLosses
-from isoflop.model.transformer import Transformer, next_token_loss
+from isoflop.model.transformer import Transformer
 from isoflop.records import LossRow, StepRow, TimingRow, read_rows, write_rows
 from isoflop.tokens.batches import (
-    Batch,
     Mixture,
     validation_batches,
     validation_document_numbers,
 )
 from isoflop.tokens.shards import Shard
 from isoflop.train.config import TrainConfig
+from isoflop.train.engine import build_model, settle_engine
 from isoflop.train.optim import learning_rate, make_optimizer
 from isoflop.train.state import STATE_FILE, append_row, finish_rows, load_state, save_state
+from isoflop.train.step import StepResult, train_step
 
 Progress = Callable[[int, int, float], None]
 """Called with steps done, steps of the run, and tokens per second."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -77,36 +76,27 @@ class TrainingRun:
 class Sums:
     """What has been added up since the last row."""
 
-    def __init__(self, model: ModelConfig):
-        self.loss = 0.0
-        self.gradient_norm = 0.0
-        self.balance = torch.zeros(model.num_layers)
-        self.z = torch.zeros(model.num_layers)
-        self.expert_counts = torch.zeros(model.num_layers, model.num_experts, dtype=torch.long)
-        self.num_micro_batches = 0
-        self.num_steps = 0
-
-    def add_router(self, router: list[RouterLosses]) -> None:
-        """Add one micro-batch's router losses and expert counts, layer by layer."""
-        for layer, losses in enumerate(router):
-            self.balance[layer] += losses.balance.detach().cpu()
-            self.z[layer] += losses.z.detach().cpu()
-            self.expert_counts[layer] += losses.expert_counts.cpu()
-        self.num_micro_batches += 1
+    def __init__(self) -> None:
+        self.steps: list[StepResult] = []
 
     def row(self, step: int, tokens: int, rate: float) -> StepRow:
         """The means as a row."""
-        load = self.expert_counts.double() / self.expert_counts.sum(dim=-1, keepdim=True)
+        counts = torch.stack([one.expert_counts for one in self.steps]).sum(dim=0)
+        load = counts.double() / counts.sum(dim=-1, keepdim=True)
         return StepRow(
             step=step,
             tokens=tokens,
-            train_loss=self.loss / self.num_steps,
+            train_loss=sum(one.train_loss for one in self.steps) / len(self.steps),
             learning_rate=rate,
-            gradient_norm=self.gradient_norm / self.num_steps,
-            balance_loss=tuple((self.balance / self.num_micro_batches).tolist()),
-            z_loss=tuple((self.z / self.num_micro_batches).tolist()),
+            gradient_norm=sum(one.gradient_norm for one in self.steps) / len(self.steps),
+            balance_loss=_mean([one.balance_loss for one in self.steps]),
+            z_loss=_mean([one.z_loss for one in self.steps]),
             expert_load=tuple(tuple(layer) for layer in load.tolist()),
         )
+
+
+def _mean(layers: list[Tensor]) -> tuple[float, ...]:
+    return tuple(torch.stack(layers).mean(dim=0).tolist())
 
 
 def train_run(run: TrainingRun, folder: Path, progress: Progress) -> None:
@@ -116,33 +106,32 @@ def train_run(run: TrainingRun, folder: Path, progress: Progress) -> None:
         UserError: the loss became non-finite; the batch's documents are named.
     """
     config = run.train
-    model = Transformer(
-        run.model, seed=run.seed, compute_dtype=DTYPES[config.precision], experts=config.experts
-    ).to(run.device)
+    engine = settle_engine(folder, run.model, config, run.device)
+    model = build_model(run.model, config, engine, run.seed).to(run.device)
     optimizer = make_optimizer(model, config)
     write_rows(folder / "mixture.jsonl", run.mixture.usage(config.num_steps))
     first = load_state(folder, model, optimizer, run.digest) + 1
     clock = Clock(_seconds_so_far(folder))
-    sums = Sums(run.model)
+    sums = Sums()
     for step in range(first, config.num_steps + 1):
         rate = learning_rate(step, config)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        _step(run, model, optimizer, step, sums)
+        sums.steps.append(_step(run, model, optimizer, step))
         at_checkpoint = step in config.checkpoint_steps
         if step % config.log_steps == 0 or at_checkpoint:
             tokens = step * config.batch_tokens
             append_row(folder, "steps.jsonl", sums.row(step, tokens, rate))
-            speed = sums.num_steps * config.batch_tokens / clock.lap()
+            speed = len(sums.steps) * config.batch_tokens / clock.lap()
             timing = TimingRow(step=step, tokens_per_second=speed, seconds=clock.seconds)
             append_row(folder, "timings.jsonl", timing)
             progress(step, config.num_steps, speed)
-            sums = Sums(run.model)
+            sums = Sums()
         if at_checkpoint:
             _checkpoint(run, model, step, folder)
             clock.lap(counted=False)
         # Only where no sums are open: the state holds none.
-        if sums.num_steps == 0 and clock.since_save() > config.resume_seconds:
+        if not sums.steps and clock.since_save() > config.resume_seconds:
             save_state(folder, step, model, optimizer, run.digest)
             clock.saved()
     finish_rows(folder)
@@ -150,34 +139,22 @@ def train_run(run: TrainingRun, folder: Path, progress: Progress) -> None:
 
 
 def _step(
-    run: TrainingRun,
-    model: Transformer,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    sums: Sums,
-) -> None:
-    """One optimiser step over the micro-batches of one batch, added to `sums`."""
-    config = run.train
+    run: TrainingRun, model: Transformer, optimizer: torch.optim.Optimizer, step: int
+) -> StepResult:
+    """The optimiser step over one batch."""
     batch = run.mixture.batch(step - 1)
-    size = config.micro_batch_sequences or config.batch_sequences
-    num_micro_batches = config.batch_sequences // size
-    optimizer.zero_grad(set_to_none=True)
-    loss = 0.0
-    for start in range(0, config.batch_sequences, size):
-        micro = _micro_batch_loss(run, model, batch, slice(start, start + size), sums)
-        (micro.objective / num_micro_batches).backward()
-        loss += micro.train_loss / num_micro_batches
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm).item()
-    if not math.isfinite(loss) or not math.isfinite(norm):
+    documents = None
+    if run.train.reset_attention:
+        documents = torch.from_numpy(batch.document_numbers[:, :-1]).to(run.device)
+    tokens = torch.from_numpy(batch.tokens).to(run.device)
+    result = train_step(model, optimizer, run.train, tokens, documents)
+    if not (math.isfinite(result.train_loss) and math.isfinite(result.gradient_norm)):
         raise UserError(
-            f"step {step}: train loss {loss} and gradient norm {norm} must be finite; lower "
-            f"peak_learning_rate={config.peak_learning_rate} or look at the batch's documents: "
-            + _named(run.mixture.documents(step - 1))
+            f"step {step}: train loss {result.train_loss} and gradient norm {result.gradient_norm} "
+            f"must be finite; lower peak_learning_rate={run.train.peak_learning_rate} or look at "
+            "the batch's documents: " + _named(run.mixture.documents(step - 1))
         )
-    optimizer.step()
-    sums.loss += loss
-    sums.gradient_norm += norm
-    sums.num_steps += 1
+    return result
 
 
 MAX_NAMED_DOCUMENTS = 40
@@ -189,39 +166,13 @@ def _named(documents: list[str]) -> str:
     return ", ".join(documents[:MAX_NAMED_DOCUMENTS]) + (f" and {more} more" if more > 0 else "")
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """Losses of one forward pass."""
-
-    objective: Tensor
-    """What is minimised: train loss and router losses."""
-    train_loss: float
-    """Next-token cross-entropy alone, in nats."""
-
-
-def _micro_batch_loss(
-    run: TrainingRun, model: Transformer, batch: Batch, rows: slice, sums: Sums
-) -> MicroBatch:
-    tokens = torch.from_numpy(batch.tokens[rows]).to(run.device)
-    documents = None
-    if run.train.reset_attention:
-        documents = torch.from_numpy(batch.document_numbers[rows, :-1]).to(run.device)
-    output = model(tokens[:, :-1], documents=documents)
-    loss = next_token_loss(output.logits, tokens[:, 1:]).mean()
-    balance = torch.stack([layer.balance for layer in output.router]).sum()
-    z = torch.stack([layer.z for layer in output.router]).sum()
-    objective = loss + run.train.balance_coefficient * balance + run.train.z_coefficient * z
-    sums.add_router(output.router)
-    return MicroBatch(objective, loss.item())
-
-
 def _checkpoint(run: TrainingRun, model: Transformer, step: int, folder: Path) -> None:
     """Keep the weights and validate them on every source.
 
     Raises:
         UserError: a loss is not finite.
     """
-    save_checkpoint(model, folder / "checkpoints" / f"step-{step:08d}")
+    save_checkpoint(model, folder / CHECKPOINTS / f"{STEP_PREFIX}{step:08d}")
     tokens = step * run.train.batch_tokens
     for source, split in sorted(run.validation):
         held = run.validation[source, split]
@@ -261,8 +212,7 @@ def validate(
         if held.document_numbers is not None:
             numbers = np.stack(held.document_numbers[rows])[:, :-1]
             documents = torch.from_numpy(numbers).to(device)
-        output = model(batch[:, :-1], documents=documents)
-        losses = next_token_loss(output.logits, batch[:, 1:])
+        losses, _ = model.token_losses(batch[:, :-1], batch[:, 1:], documents=documents)
         sums += losses.double().sum(dim=1).tolist()
         counts += [losses.shape[1]] * losses.shape[0]
     means = np.array(sums) / np.array(counts)

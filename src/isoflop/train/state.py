@@ -10,8 +10,9 @@ the state are dropped on resume; the run then makes the same ones again.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,9 +21,10 @@ from isoflop.config import UserError, from_dict
 from isoflop.model.checkpoint import copy_into, load_tensors, save_tensors
 from isoflop.records import LossRow, StepRow, TimingRow, flush_to_disk, row_to_line, write_rows
 
-Row = TypeVar("Row", StepRow, LossRow, TimingRow)
+RowFiles = Mapping[str, type]
+"""Files that grow while a run lasts, with the kind of their rows. Each kind has a `step`."""
 
-ROW_FILES: dict[str, type] = {
+ROW_FILES: RowFiles = {
     "steps.jsonl": StepRow,
     "losses.jsonl": LossRow,
     "timings.jsonl": TimingRow,
@@ -31,11 +33,16 @@ STATE_FILE = "resume.safetensors"
 
 
 def save_state(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, run_digest: str
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    run_digest: str,
+    files: RowFiles = ROW_FILES,
 ) -> None:
     """Replace the folder's state by that after `step`."""
     # Rows first: after a power cut a state must not be later than its rows.
-    for name in ROW_FILES:
+    for name in files:
         if (folder / name).exists():
             flush_to_disk(folder / name)
     metadata = {"step": str(step), "run": run_digest}
@@ -43,7 +50,11 @@ def save_state(
 
 
 def load_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run_digest: str
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    run_digest: str,
+    files: RowFiles = ROW_FILES,
 ) -> int:
     """Go back to the saved state and drop later rows; returns its step, 0 for a fresh run.
 
@@ -63,7 +74,7 @@ def load_state(
         # The moments exist only after a step; a step with zero gradient makes them.
         _make_moments(model, optimizer)
         copy_into(_tensors(model, optimizer), tensors, path)
-    for name, kind in ROW_FILES.items():
+    for name, kind in files.items():
         rows = [row for row in _whole_rows(folder / name, kind) if row.step <= step]
         if step and name == "steps.jsonl" and (not rows or rows[-1].step != step):
             raise UserError(
@@ -74,10 +85,11 @@ def load_state(
     return step
 
 
-def finish_rows(folder: Path) -> None:
+def finish_rows(folder: Path, files: RowFiles = ROW_FILES) -> None:
     """Make the rows survive a power cut; call when the run ends."""
-    for name in ROW_FILES:
-        flush_to_disk(folder / name)
+    for name in files:
+        if (folder / name).exists():
+            flush_to_disk(folder / name)
 
 
 def append_row(folder: Path, name: str, row: Any) -> None:
@@ -103,11 +115,11 @@ def _make_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def _whole_rows(path: Path, kind: type[Row]) -> list[Row]:
+def _whole_rows(path: Path, kind: type) -> list[Any]:
     """The rows of a growing file; a last line that a kill cut short is left out."""
     if not path.exists():
         return []
-    rows = []
+    rows: list[Any] = []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines[:-1], start=1):
         try:

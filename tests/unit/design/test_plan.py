@@ -60,6 +60,14 @@ def test_smaller_micro_batches_need_less_memory_and_are_those_estimated():
     assert parts.memory_bytes == estimate_memory(CELLS[0].model, micro_batch_tokens=256).total
 
 
+def test_the_memory_is_that_of_the_asked_way_to_compute():
+    plain, torch_ops = rows_of()[0], rows_of(ops="torch")[0]
+    assert plain.memory_bytes < torch_ops.memory_bytes
+    ways = {"micro_batch_tokens": 1024, "recompute": "layers", "precision": "bfloat16"}
+    row = rows_of(recompute="layers", precision="bfloat16")[0]
+    assert row.memory_bytes == estimate_memory(CELLS[0].model, **ways).total
+
+
 def test_time_grows_with_sparsity_at_equal_flops_and_sums_over_seeds():
     rows = rows_of(seeds=(3, 4))
     times = [row.estimated_seconds for row in rows]

@@ -2,16 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional
 
-from isoflop.model.attention import (
-    Attention,
-    LayerCache,
-    document_mask,
-    rotary_tables,
-    rotate,
-)
+from isoflop.model.attention import Attention, rotary_tables
 from isoflop.model.config import ModelConfig
+from isoflop.model.ops import OpsImplementation, select_ops
+from isoflop.model.ops.cached import LayerCache, NewPositions
+from isoflop.model.ops.reference import document_mask, rotate
 
 CONFIG = ModelConfig(
     vocabulary_size=8,
@@ -25,8 +24,8 @@ CONFIG = ModelConfig(
 )
 
 
-def attention(seed: int = 0) -> Attention:
-    module = Attention(CONFIG)
+def attention(seed: int = 0, ops: OpsImplementation = "torch") -> Attention:
+    module = Attention(CONFIG, select_ops(ops))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weights in module.parameters():
@@ -91,18 +90,18 @@ def test_attention_equals_the_slow_sum():
     torch.testing.assert_close(module(x, cosine, sine), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("ops", ["torch", "auto"])
 @pytest.mark.parametrize("prefix", [1, 3, 6])
-def test_the_cache_gives_what_attention_without_it_gives(prefix):
+def test_the_cache_gives_what_attention_without_it_gives(prefix, ops):
     """Sequences stand at their own positions: row 1 lags row 0 by one token."""
-    module, x = attention(), random(2, 7, 24)
+    module, x = attention(ops=ops), random(2, 7, 24)
     cosine, sine = rotary_tables(CONFIG, 32)
     expected = module(x, cosine[:7], sine[:7])
     cache = LayerCache.empty(CONFIG, 2, 16, x)
 
     def step(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        mask = (torch.arange(16) <= places[:, :, None])[:, None]
-        tables = cosine[places][:, None], sine[places][:, None]
-        return module(tokens, *tables, mask, cache, places)
+        with torch.no_grad():
+            return module.forward_cached(tokens, NewPositions(places, cosine, sine, 16), cache)
 
     step(x[:, :prefix], torch.arange(prefix).expand(2, prefix))
     for place in range(prefix, 7):
@@ -111,3 +110,37 @@ def test_the_cache_gives_what_attention_without_it_gives(prefix):
         out = step(tokens, places)
         torch.testing.assert_close(out[0, 0], expected[0, place], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(out[1, 0], expected[1, place - 1], rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=60)
+@given(
+    width=st.sampled_from([2, 8, 16, 20, 32, 48, 64]),
+    groups=st.sampled_from([1, 3]),
+    places=st.lists(st.integers(0, 69), min_size=1, max_size=4),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 1000),
+)
+def test_one_new_position_over_a_full_cache_is_the_references(width, groups, places, dtype, seed):
+    """Whole blocks of the compiled loops and what is left over, over positions and over the width."""
+    capacity, key_value_heads, batch = 70, 2, len(places)
+    heads = groups * key_value_heads
+    cosine, sine = (random(capacity, width, seed=seed + n) for n in (1, 2))
+    new = NewPositions(torch.tensor(places)[:, None], cosine, sine, capacity)
+    projected = random(batch, 1, (heads + 2 * key_value_heads) * width, seed=seed).to(dtype)
+    shape = (batch, key_value_heads, capacity, width)
+    keys, values = (random(*shape, seed=seed + n).to(dtype) for n in (3, 4))
+    found, caches = [], []
+    for name in ("torch", "auto"):
+        cache = LayerCache(keys.clone(), values.clone())
+        ops = select_ops(name)
+        found.append(ops.attend_cached(projected.clone(), new, cache, heads, key_value_heads))
+        caches.append(cache)
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.03}
+    torch.testing.assert_close(found[1], found[0], **close)
+    for row, place in enumerate(places):
+        # Behind the new position nothing was written.
+        assert torch.equal(caches[1].keys[row, :, place + 1 :], keys[row, :, place + 1 :])
+        torch.testing.assert_close(
+            caches[1].keys[row, :, : place + 1], caches[0].keys[row, :, : place + 1], **close
+        )
+        assert torch.equal(caches[1].values[row], caches[0].values[row])

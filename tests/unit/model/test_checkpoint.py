@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from isoflop.config import UserError
+from isoflop.config import UserError, digest
 from isoflop.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from isoflop.model.config import ModelConfig
 from isoflop.model.transformer import Transformer
@@ -118,3 +118,25 @@ def test_missing_and_misshapen_tensors_are_named(folder):
     save_tensors(folder / "model.safetensors", {**tensors, "head": head}, {})
     with pytest.raises(UserError, match="written for another config"):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("widths", [{"d_model": 6, "d_expert": 16}, {"d_model": 8, "d_expert": 13}])
+def test_widths_that_only_some_ways_to_compute_take_can_be_loaded_and_run(tmp_path, widths):
+    model = Transformer(config(num_heads=1, **widths), experts="loop")
+    save_checkpoint(model, tmp_path / "odd")
+    tokens = torch.arange(16)[None]
+    for dtype in (torch.float32, torch.bfloat16):
+        loaded = load_checkpoint(tmp_path / "odd", compute_dtype=dtype)
+        torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits, rtol=0, atol=0.01)
+
+
+def test_a_checkpoint_written_before_a_field_was_added_still_opens(tmp_path):
+    """The digest is of the file's text, so that a new field with a default changes nothing."""
+    folder = tmp_path / "old"
+    save_checkpoint(Transformer(config(), seed=1), folder)
+    data = json.loads((folder / "config.json").read_text())
+    del data["num_key_value_heads"]
+    (folder / "config.json").write_text(json.dumps(data))
+    tensors, _ = load_tensors(folder / "model.safetensors")
+    save_tensors(folder / "model.safetensors", tensors, {"config": digest(data)})
+    assert load_checkpoint(folder).config == config()

@@ -28,6 +28,10 @@ SHAPE = {
         ({"vocabulary_size": -1}, "vocabulary_size=-1"),
         ({"sequence_length": 0}, "sequence_length=0"),
         ({"top_k": 1}, "the router learns nothing"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads=0 must divide num_heads=2"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads=3 must divide num_heads=2"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads=4 must divide num_heads=2"),
+        ({"num_key_value_heads": -1}, "num_key_value_heads=-1 must divide num_heads=2"),
         ({"init_std": 0.0}, "init_std"),
         ({"rope_base": 1.0}, "rope_base"),
     ],
@@ -43,3 +47,11 @@ def test_density_and_sparsity_sum_to_one_and_dense_is_k_equal_e():
         assert config.density == top_k / 8
         assert config.sparsity + config.density == 1
     assert config.sparsity == 0
+
+
+@pytest.mark.parametrize(("given", "heads"), [(None, 2), (2, 2), (1, 1)])
+def test_every_head_has_its_own_keys_and_values_unless_they_are_shared(given, heads):
+    config = ModelConfig(**(SHAPE | {"num_key_value_heads": given}))
+    assert config.key_value_heads == heads
+    # Queries, keys, values; heads of width 4.
+    assert config.query_key_value_width == 4 * (2 + heads + heads)

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
+pytest.importorskip("transformers")
+
 from isoflop.model.config import ModelConfig
+from isoflop.model.huggingface import mixtral_model, mixtral_state
+from isoflop.model.router import balance_loss
 from isoflop.model.transformer import Transformer, next_token_loss
 
 MIXTRAL_IMPLEMENTATIONS = ("eager", "sdpa")
@@ -25,54 +29,6 @@ def config(num_experts: int, top_k: int, router_order: str) -> ModelConfig:
     )
 
 
-def mixtral(shape: ModelConfig, attention: str):
-    """transformers' model of the same shape; its import may warn of things that are not ours."""
-    transformers = pytest.importorskip("transformers")
-    theirs = transformers.MixtralConfig(
-        vocab_size=shape.vocabulary_size,
-        hidden_size=shape.d_model,
-        intermediate_size=shape.d_expert,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_heads,
-        num_local_experts=shape.num_experts,
-        num_experts_per_tok=shape.top_k,
-        max_position_embeddings=shape.sequence_length,
-        rope_parameters={"rope_theta": shape.rope_base, "rope_type": "default"},
-        rms_norm_eps=shape.norm_epsilon,
-        sliding_window=None,
-        tie_word_embeddings=False,
-        attn_implementation=attention,
-    )
-    return transformers.MixtralForCausalLM(theirs).eval()
-
-
-def their_weights(model: Transformer) -> dict[str, torch.Tensor]:
-    """Our weights, or gradients read alike, under the names and layouts of transformers."""
-    weights = {
-        "model.embed_tokens.weight": model.embedding,
-        "model.norm.weight": model.norm.weight,
-        "lm_head.weight": model.head,
-    }
-    for number, layer in enumerate(model.layers):
-        query, key, value = layer.attention.query_key_value.chunk(3)
-        weights |= {
-            f"model.layers.{number}.{name}": tensor
-            for name, tensor in {
-                "self_attn.q_proj.weight": query,
-                "self_attn.k_proj.weight": key,
-                "self_attn.v_proj.weight": value,
-                "self_attn.o_proj.weight": layer.attention.output,
-                "mlp.gate.weight": layer.moe.router,
-                "mlp.experts.gate_up_proj": layer.moe.gate_up.transpose(1, 2),
-                "mlp.experts.down_proj": layer.moe.down.transpose(1, 2),
-                "input_layernorm.weight": layer.attention_norm.weight,
-                "post_attention_layernorm.weight": layer.moe_norm.weight,
-            }.items()
-        }
-    return weights
-
-
 CASES = [
     (8, 2, "topk_then_softmax"),
     (8, 8, "topk_then_softmax"),
@@ -87,13 +43,13 @@ CASES = [
 @pytest.mark.parametrize(("num_experts", "top_k", "router_order"), CASES)
 def test_logits_and_loss_equal_those_of_transformers(num_experts, top_k, router_order, attention):
     shape = config(num_experts, top_k, router_order)
-    ours, theirs = Transformer(shape, seed=7), mixtral(shape, attention)
+    ours = Transformer(shape, seed=7)
     with torch.no_grad():
         for layer in ours.layers:  # Norms of 1 would hide a misplaced one.
             generator = torch.Generator().manual_seed(1)
             layer.attention_norm.weight.uniform_(0.5, 1.5, generator=generator)
             layer.moe_norm.weight.uniform_(0.5, 1.5, generator=generator)
-    theirs.load_state_dict(their_weights(ours))
+    theirs = mixtral_model(ours, attention_implementation=attention)
     tokens = torch.randint(96, (3, 48), generator=torch.Generator().manual_seed(2))
     logits = ours(tokens).logits
     expected = theirs(input_ids=tokens, labels=tokens)
@@ -109,7 +65,7 @@ def assert_gradients_equal(ours: Transformer, theirs: torch.nn.Module) -> None:
     expected = {name: weights.grad for name, weights in theirs.named_parameters()}
     for weights in ours.parameters():
         weights.data = weights.grad
-    for name, gradient in their_weights(ours).items():
+    for name, gradient in mixtral_state(ours).items():
         difference = (gradient - expected[name]).abs().max().item()
         assert difference <= 1e-4 * expected[name].abs().max().item() + 1e-8, name
 
@@ -117,13 +73,12 @@ def assert_gradients_equal(ours: Transformer, theirs: torch.nn.Module) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_balance_loss_is_theirs_over_k_for_one_layer():
     """transformers counts k places a token and does not divide by k; ours is 1 at even use."""
-    pytest.importorskip("transformers")
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
     shape = ModelConfig(**{**vars(config(8, 2, "topk_then_softmax")), "num_layers": 1})
-    ours, theirs = Transformer(shape, seed=7), mixtral(shape, "sdpa")
-    theirs.load_state_dict(their_weights(ours))
+    ours = Transformer(shape, seed=7)
+    theirs = mixtral_model(ours)
     tokens = torch.randint(96, (3, 48), generator=torch.Generator().manual_seed(2))
     router_logits = theirs(input_ids=tokens, output_router_logits=True).router_logits
     expected = load_balancing_loss_func(router_logits, 8, 2) / 2
-    torch.testing.assert_close(ours(tokens).router[0].balance, expected)
+    torch.testing.assert_close(balance_loss(ours(tokens).router, "micro")[0], expected)

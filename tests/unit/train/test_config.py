@@ -53,3 +53,19 @@ def test_nonsense_is_refused_with_its_value(changes, said):
     with pytest.raises(UserError) as raised:
         tiny_train(**changes)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("balance_scope", "Global", "balance_scope='Global' must be one of 'micro', 'sequence'"),
+        ("precision", "float16", "precision='float16' must be one of 'float32', 'bfloat16'"),
+        ("recompute", True, "recompute=True must be one of 'none', 'layers'"),
+    ],
+)
+def test_a_word_that_a_field_does_not_know_is_refused(field, value, said):
+    """Set from behind: in the tests, types are checked before the config can say so itself."""
+    train = tiny_train()
+    object.__setattr__(train, field, value)
+    with pytest.raises(UserError, match=said):
+        train.__post_init__()

@@ -1,0 +1,120 @@
+"""Next-token cross-entropy that never holds the logits of all tokens at once.
+
+A vocabulary of 100,000 makes the logits the largest tensor of a small model by far.
+Here the head's product runs over as many tokens as fit in CHUNK_BYTES.
+
+Shapes in this file:
+    tokens      every position of every sequence, flattened
+    vocabulary  tokens of the vocabulary, padding included
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from isoflop.model.ops import Ops
+
+CHUNK_BYTES = 1 << 27
+"""Of one chunk's logits, 128 MiB: small against the weights of a model whose vocabulary needs
+chunks, large enough for full speed (docs/log.md)."""
+
+
+def token_losses(
+    hidden: Float[Tensor, "tokens d_model"],
+    head: Float[Tensor, "vocabulary d_model"],
+    targets: Int[Tensor, " tokens"],
+    ops: Ops,
+) -> Float[Tensor, " tokens"]:
+    """Cross-entropy of each token in nats; the backward pass computes the logits again."""
+    losses: Tensor = _TokenLosses.apply(hidden, head, targets, ops)
+    return losses
+
+
+def mean_loss(
+    hidden: Float[Tensor, "tokens d_model"],
+    head: Float[Tensor, "vocabulary d_model"],
+    targets: Int[Tensor, " tokens"],
+    ops: Ops,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy in nats; gradients are made with the loss, while a chunk is at hand.
+
+    The weight of each token is known beforehand, 1 / tokens, so that nothing is computed twice.
+    """
+    loss: Tensor = _MeanLoss.apply(hidden, head, targets, ops, torch.is_grad_enabled())
+    return loss
+
+
+def _chunks(hidden: Tensor, vocabulary_size: int) -> Iterator[slice]:
+    rows = max(1, CHUNK_BYTES // (vocabulary_size * hidden.element_size()))
+    for start in range(0, hidden.shape[0], rows):
+        yield slice(start, start + rows)
+
+
+def _spread(
+    slope: Tensor, chunk: slice, hidden: Tensor, weights: Tensor, gradients: tuple[Tensor, Tensor]
+) -> None:
+    """From the gradient of a chunk's logits to those of its hidden states and of the head."""
+    hidden_gradient, head_gradient = gradients
+    hidden_gradient[chunk] = slope @ weights
+    head_gradient += slope.t() @ hidden[chunk]
+
+
+class _TokenLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, ops: Ops) -> Tensor:
+        weights = head.to(hidden.dtype)
+        parts = [
+            ops.row_losses(hidden[chunk] @ weights.t(), targets[chunk])
+            for chunk in _chunks(hidden, head.shape[0])
+        ]
+        log_totals = torch.cat([log_total for _, log_total in parts])
+        ctx.save_for_backward(hidden, head, targets, log_totals)
+        ctx.ops = ops
+        return torch.cat([losses for losses, _ in parts])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        hidden, head, targets, log_totals = ctx.saved_tensors
+        weights, scale = head.to(hidden.dtype), gradients[0].contiguous()
+        found = torch.empty_like(hidden), torch.zeros_like(head)
+        for chunk in _chunks(hidden, head.shape[0]):
+            logits = hidden[chunk] @ weights.t()
+            slope = ctx.ops.row_losses_slope_(
+                logits, targets[chunk], log_totals[chunk], scale[chunk]
+            )
+            _spread(slope, chunk, hidden, weights, found)
+        return *found, None, None
+
+
+class _MeanLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, ops: Ops, switched_on: bool
+    ) -> Tensor:
+        weights = head.to(hidden.dtype)
+        scale = torch.full(targets.shape, 1 / targets.numel(), device=hidden.device)
+        # Inside a Function gradients are always off; leaves tell what they want even so.
+        needs_gradient = switched_on and any(ctx.needs_input_grad)
+        gradients = (torch.empty_like(hidden), torch.zeros_like(head)) if needs_gradient else None
+        losses = []
+        for chunk in _chunks(hidden, head.shape[0]):
+            logits = hidden[chunk] @ weights.t()
+            found, log_total = ops.row_losses(logits, targets[chunk])
+            losses.append(found)
+            if gradients is not None:
+                slope = ops.row_losses_slope_(logits, targets[chunk], log_total, scale[chunk])
+                _spread(slope, chunk, hidden, weights, gradients)
+        ctx.save_for_backward(*(gradients or ()))
+        return torch.cat(losses).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        hidden_gradient, head_gradient = ctx.saved_tensors
+        # In place: a second head gradient would cost 204 MB at the paper's shape.
+        return *(part.mul_(gradients[0]) for part in (hidden_gradient, head_gradient)), *[None] * 3

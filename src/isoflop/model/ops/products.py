@@ -1,0 +1,101 @@
+"""Products with float32 weights: bfloat16 rows times weights rounded on their way into the cache.
+
+By products.c where the processor has bfloat16 instructions, see there for why; else by
+PyTorch, as `isoflop.model.ops.reference` does. Each expert has its own number of rows, new in
+every step.
+
+Shapes in this file:
+    rows     (token, chosen expert) pairs, sorted by expert
+    experts  experts of a layer; 1 for a plain product
+    depth    the summed axis
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from isoflop.model.ops import reference
+from isoflop.model.ops.autograd import apply
+from isoflop.model.ops.build import call, library, room
+
+PAIRS, CHUNK, COLUMNS, ROWS = 256, 256, 32, 12
+"""As defined in tile.h, which says why."""
+
+MAX_PLAIN_DEPTH = 8192
+"""Longest summed axis of a plain product done here; longer ones, a vocabulary, are done by
+PyTorch, whose number of rows does not change. Chosen, not tuned."""
+
+
+@functools.cache
+def tiles_available() -> bool:
+    """Whether the processor has what tile.h needs."""
+    return bool(library(torch.bfloat16).tiles_available())
+
+
+def _fits(x: Tensor, weight: Tensor, depth: int) -> bool:
+    kinds = x.dtype == torch.bfloat16 and weight.dtype == torch.float32
+    here = x.device.type == weight.device.type == "cpu"
+    return kinds and here and depth % 2 == 0 and tiles_available()
+
+
+class _Product(torch.autograd.Function):
+    """rows (rows, depth) x weight (experts, depth, width), or (experts, width, depth) transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, ends: Tensor, transposed: bool) -> Tensor:
+        rows, weight = rows.contiguous(), weight.contiguous()
+        ctx.save_for_backward(rows, weight, ends)
+        ctx.transposed = transposed
+        return _product(rows, weight, ends, transposed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        rows, weight, ends = ctx.saved_tensors
+        d_out = gradients[0].contiguous()
+        d_rows = _product(d_out, weight, ends, not ctx.transposed)
+        # A transposed weight has the gradient of its own layout: the factors change places.
+        left, right = (d_out, rows) if ctx.transposed else (rows, d_out)
+        return d_rows, _weight_gradient(left, right, ends), None, None
+
+
+def _product(rows: Tensor, weight: Tensor, ends: Tensor, transposed: bool) -> Tensor:
+    depth, width = rows.shape[1], weight.shape[1] if transposed else weight.shape[2]
+    out = rows.new_empty(rows.shape[0], width)
+    panels = room(PAIRS * CHUNK, dtype=torch.int32)
+    sums = room(rows.shape[0] * CHUNK)
+    given = (rows, weight, ends, weight.shape[0], depth, width, int(transposed))
+    call(torch.bfloat16, "grouped_product", *given, panels, sums, out)
+    return out
+
+
+def _weight_gradient(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+    depth, width = left.shape[1], right.shape[1]
+    pairs = room(PAIRS * (depth + ROWS), dtype=torch.int32)
+    panels = room(PAIRS * CHUNK, dtype=torch.int32)
+    out = room(ends.numel(), depth, width)
+    given = (left, right, ends, ends.numel(), depth, width)
+    call(torch.bfloat16, "grouped_weight_gradient", *given, pairs, panels, out)
+    return out
+
+
+def expert_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """See reference."""
+    # The gradient of the rows sums over the width.
+    if not _fits(rows, weight, rows.shape[1]) or weight.shape[2] % 2:
+        return reference.expert_product(rows, weight, ends)
+    out: Tensor = apply(_Product, rows, weight, ends, False)
+    return out
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """See reference."""
+    width, depth = weight.shape
+    if not _fits(x, weight, depth) or width % 2 or max(width, depth) > MAX_PLAIN_DEPTH:
+        return reference.linear(x, weight)
+    ends = torch.tensor([x.numel() // depth], dtype=torch.int32, device="cpu")
+    out: Tensor = apply(_Product, x.reshape(-1, depth), weight[None], ends, True)
+    return out.view(*x.shape[:-1], width)
