@@ -1,0 +1,106 @@
+"""Numbers as people and models write them, read exactly.
+
+Policy, where writing is ambiguous:
+- Commas (or thin spaces) group digits in threes, or as in India (12,34,567). Digits that
+  commas part in any other way are several numbers, of which the last counts: "1,2" is 2, as a
+  comma for a decimal point cannot be told from a list.
+- A percent sign and a currency sign are units: "50%" is 50, "$1.50" is 1.5.
+- A fraction and a mixed number are what they say: "3/4", "2 1/2".
+- The comparison is exact: "0.33" is not one third.
+"""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+
+MAX_DIGITS = 400
+"""Of one number; more are no answer to anything, and cost quadratic time to read."""
+
+MAX_EXPONENT = 300
+"""Of scientific notation."""
+
+_SPACES = "\u00a0\u2009\u202f"
+_DIGITS = rf"[0-9]++(?:[,{_SPACES}][0-9]++)*+"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]++)?+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?+"
+_NUMBER = re.compile(
+    rf"(?<![A-Za-z0-9_.])(?P<sign>[-+\u2212\u2013])?[ ]?\\?[$€£¥₹]?[ ]?(?P<sign_inside>[-\u2212])?"
+    rf"(?P<whole>{_DECIMAL})(?:[ ]?/[ ]?(?P<under>[0-9]++)|[ ](?P<upper>[0-9]++)/(?P<lower>[0-9]++))?+"
+    r"(?!\.[0-9])"
+)
+"""Possessive quantifiers never go back, so that a search is linear in the text. A sign after a
+digit is a minus between two numbers; after a letter or a point, a hyphen."""
+
+_LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([0-9]{1,50})\}\{([0-9]{1,50})\}")
+_LATEX_NOISE = re.compile(r"\\[!,;: ]|\\(?:left|right)\b|\{,\}")
+
+
+def canonical_number(text: str) -> Fraction | None:
+    """The number that `text` is, whatever sign, grouping or unit stands about it.
+
+    None if it holds no number or more than one.
+
+    >>> [str(canonical_number(text)) for text in ("$1,234.50", "-3/4", "2 1/2", "60 %", "x")]
+    ['2469/2', '-3/4', '5/2', '60', 'None']
+    """
+    numbers = list(numbers_in(text))
+    return numbers[0] if len(numbers) == 1 else None
+
+
+def numbers_in(text: str) -> Iterator[Fraction]:
+    """Every number, from left to right; one that is too long or over zero is left out."""
+    for match in _NUMBER.finditer(_plain(text)):
+        value = _value(match)
+        if value is not None:
+            yield value
+
+
+def number_text(value: Fraction) -> str:
+    """One spelling a number: a whole number, or a fraction in lowest terms."""
+    return str(value)
+
+
+def _plain(text: str) -> str:
+    """LaTeX's spaces and fractions of digits as plain text has them."""
+    if "\\" not in text and "{,}" not in text:
+        return text
+    text = _LATEX_NOISE.sub(lambda match: "," if match[0] == "{,}" else "", text)
+    return _LATEX_FRACTION.sub(r" \1/\2", text)
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    if len(match[0]) > MAX_DIGITS:
+        return None
+    value = _decimal(match["whole"])
+    if value is None:
+        return None
+    if match["under"] is not None:
+        if not int(match["under"]):
+            return None
+        value /= int(match["under"])
+    elif match["lower"] is not None:
+        if not int(match["lower"]) or value.denominator != 1:
+            return None
+        value += Fraction(int(match["upper"]), int(match["lower"]))
+    negative = (match["sign"] or "+") != "+" or match["sign_inside"] is not None
+    return -value if negative else value
+
+
+def _decimal(text: str) -> Fraction | None:
+    mantissa, _, exponent = text.lower().partition("e")
+    if exponent and abs(int(exponent)) > MAX_EXPONENT:
+        return None
+    whole, point, rest = mantissa.partition(".")
+    groups = re.split(rf"[,{_SPACES}]", whole)
+    digits = "".join(groups) if _is_grouped([len(group) for group in groups]) else groups[-1]
+    value = Fraction((digits or "0") + (point + rest if rest else ""))
+    return value * Fraction(10) ** int(exponent or 0)
+
+
+def _is_grouped(lengths: list[int]) -> bool:
+    """Whether parts of these lengths are one number: thousands, or lakhs and crores."""
+    if len(lengths) == 1:
+        return True
+    thousands = 1 <= lengths[0] <= 3 and all(length == 3 for length in lengths[1:])
+    middle = lengths[1:-1]
+    indian = 1 <= lengths[0] <= 2 and bool(middle) and all(length == 2 for length in middle)
+    return thousands or (indian and lengths[-1] == 3)

@@ -1,0 +1,106 @@
+"""Follow one program from outside its namespace until it ends or must be ended."""
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass
+
+from isoflop.sandbox.inside.program import STATUS, Job
+
+CHUNK_BYTES = 2**16
+"""Read at once from a pipe: what a pipe holds."""
+
+REPORT_BYTES = 2**14
+"""A report is cut here; ours are far shorter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipes:
+    """The worker's ends of a program's pipes, as descriptors."""
+
+    output: int
+    report: int
+    status: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """All that was seen of one program."""
+
+    output: bytes
+    """Standard output, one byte more than allowed where there was more."""
+    report: bytes
+    status: int | None
+    """How its main process ended, as wait(2) says it; None: it was ended."""
+    overslept: bool
+    """Ended because of the real time it took."""
+    word: bytes
+    """The secret that only its last step could read."""
+    cpu_seconds: float
+    """Of all its processes, those that were killed with it included."""
+
+
+def watch(job: Job, init: int, pipes: Pipes, caller: socket.socket, word: bytes) -> Seen:
+    """Read a program's pipes until its main process has ended or a limit is passed, then end all.
+
+    If the caller hangs up, this process ends, and with it every process of its namespace.
+    """
+    read = {pipes.output: bytearray(), pipes.report: bytearray(), pipes.status: bytearray()}
+    caps = {pipes.output: job.output_bytes + 1, pipes.report: REPORT_BYTES, pipes.status: 64}
+    deadline = time.monotonic() + job.wall_seconds
+    poll = select.poll()
+    for descriptor in read:
+        os.set_blocking(descriptor, False)
+        poll.register(descriptor, select.POLLIN)
+    poll.register(caller.fileno(), select.POLLRDHUP)
+    overslept = is_over = False
+    while not is_over and not read[pipes.status] and len(read[pipes.output]) <= job.output_bytes:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            overslept = True
+            break
+        for descriptor, _ in poll.poll(left * 1000 + 1):
+            if descriptor == caller.fileno():
+                _end(init)
+                os._exit(0)
+            if not _read_some(descriptor, read[descriptor], caps[descriptor]):
+                poll.unregister(descriptor)
+                # Only the first process holds this pipe's other end: it has gone without a word.
+                is_over = is_over or descriptor == pipes.status
+    cpu_seconds = _end(init)
+    for descriptor, content in read.items():
+        while _read_some(descriptor, content, caps[descriptor]):
+            pass
+    status = bytes(read[pipes.status])
+    return Seen(
+        output=bytes(read[pipes.output]),
+        report=bytes(read[pipes.report]),
+        status=STATUS.unpack(status)[0] if len(status) == STATUS.size else None,
+        overslept=overslept,
+        word=word,
+        cpu_seconds=cpu_seconds,
+    )
+
+
+def _read_some(descriptor: int, content: bytearray, cap: int) -> bool:
+    """Take what is there, up to `cap` in all; False at the end, when full or when empty."""
+    try:
+        part = os.read(descriptor, CHUNK_BYTES)
+    except BlockingIOError:
+        return False
+    content += part[: cap - len(content)]
+    return part != b"" and len(content) < cap
+
+
+def _end(init: int) -> float:
+    """Kill a program's first process, so that the kernel ends all others; their processor time."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(init, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(init, signal.SIGKILL)
+    used: resource.struct_rusage = os.wait4(init, 0)[2]
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,201 @@
+"""What a sandbox promises its caller: order, verdicts, limits, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.unit.sandbox.test_attacks import descendants, open_descriptors
+
+from isoflop.config import UserError
+from isoflop.sandbox import Limits, Program, Sandbox
+from isoflop.sandbox.layers import as_layers, layers_to_json, layers_to_text
+from isoflop.sandbox.worker import WorkerProcess
+
+VERDICTS = [
+    ("a = 1", None, "passed"),
+    ("assert 1 == 1", None, "passed"),
+    ("assert 1 == 2", None, "failed"),
+    ("assert False, 'why'", None, "failed"),
+    ("1 / 0", None, "error"),
+    ("a b", None, "error"),
+    ("", None, "passed"),
+    ("raise MemoryError", None, "memory"),
+    ("def f(x): return x + 1", "assert f(1) == 2", "passed"),
+    ("def f(x): return x", "assert f(1) == 2", "failed"),
+    ("def f(x): return 1 / 0", "f(1)", "error"),
+    ("def f(x): return 1 / 0", "try:\n  f(1)\nexcept ZeroDivisionError: pass", "passed"),
+    ("def f(*a, **k): return a, k", "assert f(1, b={2}) == ((1,), {'b': {2}})", "passed"),
+    ("def f(x):\n  yield 1\n  yield x", "assert list(f(2)) == [1, 2]", "passed"),
+    ("def f(x): return lambda y: x + y", "assert f(1)(2) == 3", "passed"),
+    ("def f(x): return x", "assert f(10**5000) == 10**5000", "passed"),
+    ("def f(x): return x", "assert f(float('inf')) == float('inf')", "passed"),
+    ("def f(x): return x", "v = [None, True, 1.5, 2j, b'a', 'a\\ud800', (1,), {1}, {(1,): [2]}]\n"
+     "assert f(v) == v and [type(a) for a in f(v)] == [type(a) for a in v]", "passed"),
+    ("class A:\n  def __init__(self, v): self.v = v\ndef f(a): return a.v + a.w",
+     "a = A(1)\na.w = 2\nassert f(a) == 3", "passed"),
+    ("def sum(a, b): return a * b", "assert sum([1, 2]) == 3", "passed"),
+    ("def sum(a, b): return a * b", "sum = __source__.sum\nassert sum(3, 4) == 12", "passed"),
+    ("def f(x, kind): return [a for a in x if type(a) is kind]", "assert f([1, 'a'], str) == ['a']",
+     "passed"),
+]  # fmt: skip
+
+
+def test_verdicts_come_in_the_order_of_the_programs(sandbox: Sandbox) -> None:
+    slow = Program(source="import time; time.sleep(0.3); print('slow')")
+    programs = [slow, *(Program(source=source, tests=tests) for source, tests, _ in VERDICTS)]
+    first, *outcomes = sandbox.run(programs)
+    assert first.stdout == "slow\n"
+    for (source, tests, verdict), outcome in zip(VERDICTS, outcomes, strict=True):
+        assert outcome.verdict == verdict, (source, tests, outcome)
+        assert (outcome.reason is None) == (verdict == "passed")
+
+
+def test_input_and_output_are_carried(sandbox: Sandbox) -> None:
+    text = "3\nä\0" + "x" * 300_000
+    programs = [
+        Program(source="import sys; print(len(sys.stdin.read()))", stdin=text),
+        Program(source="print('a'); 1 / 0"),
+        Program(source="import os; os.write(1, b'\\xff' * 3)"),
+        Program(source="def f(): print('from f')", tests="f(); print('from tests')"),
+        Program(source="print('x' * 10**6)"),
+    ]
+    length, error, bad, apart, long = sandbox.run(programs)
+    assert length.stdout == f"{len(text)}\n"
+    assert (error.verdict, error.stdout) == ("error", "a\n")
+    assert bad.stdout == "\N{REPLACEMENT CHARACTER}" * 3
+    assert apart.stdout == "from f\nfrom tests\n"
+    assert long.verdict == "error"
+    assert len(long.stdout) == sandbox.limits.output_bytes
+
+
+def test_no_program_sees_what_another_left(sandbox: Sandbox) -> None:
+    leaves = "import builtins, sys\nopen('kept', 'w').write('x')\nbuiltins.kept = sys.kept = 1"
+    looks = "import builtins, os, sys\nassert os.listdir('.') == []\n"
+    looks += "assert not hasattr(builtins, 'kept') and not hasattr(sys, 'kept')"
+    outcomes = sandbox.run([Program(source=text) for text in (leaves, looks) * 4])
+    assert [outcome.verdict for outcome in outcomes] == ["passed"] * 8
+
+
+def test_chance_and_hashes_are_the_same_in_every_run(sandbox: Sandbox) -> None:
+    source = "import random\nprint(random.random(), hash('a'), list({'a', 'b', 'c', 'd'}))"
+    outcomes = list(sandbox.run([Program(source=source)] * 6))
+    assert len({outcome.stdout for outcome in outcomes}) == 1
+
+
+def test_processor_time_of_children_counts() -> None:
+    source = (
+        "import os, time\nfor _ in range(3):\n  if os.fork() == 0:\n"
+        "    while time.process_time() < 0.4: pass\n    os._exit(0)\nfor _ in range(3): os.wait()"
+    )
+    with Sandbox(limits=Limits(cpu_seconds=1.0, wall_seconds=30.0), workers=1) as sandbox:
+        if any(layer.required and not layer.active for layer in sandbox.layers()):
+            pytest.skip("no sandbox on this machine")
+        (outcome,) = sandbox.run([Program(source=source)])
+    assert outcome.verdict == "time-out"
+    assert outcome.cpu_seconds > 1.0
+
+
+def test_verdicts_are_the_same_when_every_core_is_busy(sandbox: Sandbox) -> None:
+    # 0.3 s of processor time: far from the limit of 1 s, whatever real time it takes.
+    works = "import time\nwhile time.process_time() < 0.3: pass"
+    programs = [Program(source=works), Program(source="assert 0"), Program(source="a = 1")] * 2
+    calm = [outcome.verdict for outcome in sandbox.run(programs)]
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(os.cpu_count() or 1)
+    ]
+    try:
+        loaded = [outcome.verdict for outcome in sandbox.run(programs)]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert calm == loaded == ["passed", "failed", "passed"] * 2
+
+
+def test_a_dead_worker_is_replaced_and_its_program_run_again(sandbox: Sandbox) -> None:
+    worker = sandbox._idle[-1]
+    worker._process.kill()
+    worker._process.wait()
+    outcomes = list(sandbox.run([Program(source="a = 1")] * 4))
+    assert [outcome.verdict for outcome in outcomes] == ["passed"] * 4
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1])
+def test_leaving_the_sandbox_ends_everything(sandbox: Sandbox, delay: float) -> None:
+    """Whenever it is left: also while a second worker is still being started."""
+    before = descendants()
+    descriptors = open_descriptors()
+    with Sandbox(workers=2) as other:
+        sleeper = Program(source="import time; time.sleep(600)")
+        outcomes = other.run([Program(source="a = 1"), sleeper, sleeper])
+        assert next(outcomes).verdict == "passed"
+        time.sleep(delay)
+        began = time.monotonic()
+        outcomes.close()
+        assert time.monotonic() - began < 10
+    assert descendants() == before
+    assert open_descriptors() == descriptors
+
+
+def test_nothing_outlives_a_killed_caller(sandbox: Sandbox) -> None:
+    code = (
+        "from isoflop.sandbox import *\nwith Sandbox(workers=1) as s:\n"
+        "  print('ready', flush=True)\n"
+        "  list(s.run([Program(source='import time; time.sleep(600)')]))"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert caller.stdout is not None
+    with caller.stdout as lines:
+        lines.readline()
+        deadline = time.monotonic() + 20
+        # The caller, its worker's two processes, and the program's two.
+        while len(family := descendants(caller.pid)) < 5:
+            assert time.monotonic() < deadline, family
+            time.sleep(0.05)
+        caller.send_signal(signal.SIGKILL)
+        caller.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{process}").exists() for process in family):
+        assert time.monotonic() < deadline, "processes outlive the caller"
+        time.sleep(0.05)
+
+
+def test_without_namespaces_programs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: WorkerProcess, *, allow_weaker_isolation: bool) -> None:
+        self.refused, self.layers = "unshare: Operation not permitted", {}
+        self.close = self.kill = lambda: None  # type: ignore[method-assign]
+
+    monkeypatch.setattr(WorkerProcess, "__init__", refuse)
+    with Sandbox(workers=1) as sandbox:
+        (outcome,) = sandbox.run([Program(source="a = 1")])
+        layers = sandbox.layers()
+    assert outcome.verdict == "refused"
+    assert "unshare" in (outcome.reason or "")
+    absent = [layer.name for layer in layers if layer.required and not layer.active]
+    assert len(absent) == 4
+    assert "REFUSED" in layers_to_text(layers)
+    assert "unshare" in layers_to_json(layers)
+
+
+def test_a_layer_that_was_not_measured_is_never_active() -> None:
+    assert not any(layer.active for layer in as_layers("refused", {}))
+    partly = as_layers("", {"namespaces": "", "measuring": "died"})
+    assert [layer.active for layer in partly if layer.name == "system call filter"] == [False]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("cpu_seconds", 0.0), ("memory_bytes", -1), ("wall_seconds", 1.0)]
+)
+def test_limits_that_bound_nothing_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=name):
+        Limits(**{name: value})
+
+
+def test_a_sandbox_needs_a_worker() -> None:
+    with pytest.raises(UserError, match="workers=0"):
+        Sandbox(workers=0)
