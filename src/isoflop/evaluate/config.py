@@ -4,8 +4,47 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isoflop.config import UserError
+from isoflop.evaluate.tasks.names import find_task
+from isoflop.evaluate.tasks.problem import Style
 
 ContextStart = Literal["end_of_text", "nothing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A task of `isoflop eval` that is asked of every checkpoint of a study."""
+
+    task: str
+    """See docs/reference.md, "Benchmarks"."""
+    data: str
+    """A file, or a folder as the hub has it."""
+    shots: int | None = None
+    """Worked examples before each question. None: the papers' number."""
+    shots_data: str | None = None
+    """Where they come from, if not from rows of `data` that are kept for prompts."""
+    style: Style | None = None
+    """How questions are put. None: the papers' form."""
+    max_items: int | None = None
+    """Problems at the last checkpoint, taken in the file's order. None: all."""
+    max_items_between: int | None = 128
+    """The same at the checkpoints before the last."""
+    max_new_tokens: int | None = None
+    """Of an answer. None: the task's."""
+    generate: bool = True
+    """Whether answers are generated and graded; the task loss is measured in any case."""
+
+    def __post_init__(self) -> None:
+        task = find_task(self.task)
+        if self.style is not None and self.style not in task.templates:
+            raise UserError(
+                f"{self.task} has no style {self.style!r}; it has {', '.join(task.templates)}"
+            )
+        for name in ("max_items", "max_items_between", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{self.task}: {name}={value} must be at least 1, or None")
+        if self.shots is not None and self.shots < 0:
+            raise UserError(f"{self.task}: shots={self.shots} must be at least 0, or None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +62,13 @@ class EvaluateConfig:
     context_start: ContextStart = "end_of_text"
     """What stands before a prompt. "end_of_text": the token that precedes every document but a
     sequence's first in training; "nothing": for models whose attention stops at document ends."""
+    benchmarks: tuple[Benchmark, ...] = ()
+    """Asked besides the probes that the corpus brings."""
 
     def __post_init__(self) -> None:
         for name in ("max_items", "max_items_between", "max_new_tokens", "batch_items"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        tasks = [one.task for one in self.benchmarks]
+        if len(set(tasks)) < len(tasks):
+            raise UserError(f"benchmarks must be different tasks, got {', '.join(tasks)}")

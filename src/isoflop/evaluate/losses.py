@@ -19,8 +19,7 @@ hold little probability; a sum over all of them has exponentially many terms.
 The end of text is no part of the answer: its bits are not counted.
 
 Shapes in this file:
-    batch       questions scored together
-    position    tokens of the longest
+    asked       tokens of one question that are scored
     vocabulary  tokens of the model's vocabulary, padding included
 
 Source: task loss in bits per byte and per token, arXiv:2508.18672, section 3.2
@@ -37,11 +36,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isoflop.config import UserError
+from isoflop.evaluate.likelihood import Asked, read_likelihoods
 from isoflop.model.transformer import Transformer
 from isoflop.tokens.tokenizer import Tokenizer
-
-LOGITS_LIMIT = 2**26
-"""Logits of one batch, at most: 256 MiB in float32. Chosen; larger batches are split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +75,15 @@ class AnswerLoss(NamedTuple):
     """UTF-8 bytes of the answer."""
     joined: bool
     """Whether a token spans the join of prompt and answer."""
+
+
+class ScoredAnswer(NamedTuple):
+    """What one forward pass says of a question."""
+
+    bits: float
+    """Of the whole answer, given its prompt."""
+    token_bits: tuple[float, ...]
+    """-log2 p of each token from the place asked for on, as it stands: nothing is conditioned."""
 
 
 def encode_question(
@@ -161,62 +167,48 @@ def answer_bits(
 ) -> list[float]:
     """Bits of each question's answer, in order; every question must fit the model.
 
-    Questions of like length share a batch: one forward pass a batch.
+    Raises:
+        UserError: logits that are not finite.
+    """
+    firsts = [question.first_answer for question in questions]
+    scored = score_answers(model, tokenizer, questions, firsts, batch_items=batch_items)
+    return [one.bits for one in scored]
+
+
+def score_answers(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    firsts: Sequence[int],
+    *,
+    batch_items: int,
+) -> list[ScoredAnswer]:
+    """Bits of each answer, and of each single token from the places `firsts` on, in order.
+
+    `firsts` holds, for each question, a place from 1 to the number of its tokens. Every question
+    must fit the model.
 
     Raises:
         UserError: logits that are not finite.
     """
-    bits = [math.nan] * len(questions)
-    order = sorted(range(len(questions)), key=lambda place: len(questions[place].tokens))
-    while order:
-        longest = len(questions[order[-1]].tokens)
-        room = LOGITS_LIMIT // (longest * model.config.vocabulary_size)
-        size = max(1, min(batch_items, room))
-        order, batch = order[:-size], order[-size:]
-        scored = _score_batch(model, tokenizer, [questions[place] for place in batch])
-        for place, value in zip(batch, scored, strict=True):
-            bits[place] = value
-    return bits
-
-
-@torch.inference_mode()
-def _score_batch(
-    model: Transformer, tokenizer: Tokenizer, questions: list[Question]
-) -> list[float]:
-    """Bits of each answer, from one forward pass over questions padded on the right."""
-    device = model.embedding.device
-    longest = max(len(question.tokens) for question in questions) - 1
-    # Padding stands behind every answer, where causal attention never looks.
-    inputs = [
-        [*question.tokens[:-1], *[0] * (longest + 1 - len(question.tokens))]
-        for question in questions
+    asked = [
+        Asked(question.tokens, min(first, question.first_answer))
+        for question, first in zip(questions, firsts, strict=True)
     ]
-    logits = model(torch.tensor(inputs, device=device)).logits
-    rows: list[int] = []
-    places: list[int] = []
-    targets: list[int] = []
-    for row, question in enumerate(questions):
-        answer = range(question.first_answer, len(question.tokens))
-        rows += [row] * len(answer)
-        places += [place - 1 for place in answer]
-        targets += question.tokens[question.first_answer :]
-    asked = logits[rows, places].double()
-    if not asked.isfinite().all():
-        raise UserError(
-            "the model's logits are not finite (training diverged or the weights are damaged); "
-            "evaluate an earlier checkpoint or train again with a lower peak_learning_rate"
-        )
-    bits = -asked.log_softmax(dim=-1)[range(len(targets)), targets] / math.log(2)
-    per_token = bits.tolist()
-    totals = []
-    at = 0
-    for question in questions:
+
+    def read(place: int, logits: Float[Tensor, "asked vocabulary"]) -> ScoredAnswer:
+        question, begin = questions[place], asked[place].first
+        targets = question.tokens[begin:]
+        nats = -logits.log_softmax(dim=-1)[range(len(targets)), list(targets)]
+        plain = (nats / math.log(2)).tolist()
+        answer = question.first_answer - begin
+        bits = plain[answer:]
         if question.joined:
             allowed = tokenizer.tokens_starting_with(question.leftover)
-            per_token[at] = healed_bits(asked[at], targets[at], allowed)
-        totals.append(math.fsum(per_token[at : at + question.num_answer_tokens]))
-        at += question.num_answer_tokens
-    return totals
+            bits[0] = healed_bits(logits[answer], targets[answer], allowed)
+        return ScoredAnswer(math.fsum(bits), tuple(plain[firsts[place] - begin :]))
+
+    return read_likelihoods(model, asked, read, batch_items=batch_items)
 
 
 def healed_bits(logits: Float[Tensor, " vocabulary"], token: int, allowed: list[int]) -> float:

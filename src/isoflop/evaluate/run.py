@@ -2,6 +2,7 @@
 
     <train folder>/checkpoints/step-<8 digits>/   read
     <out>/parts/{answers,scores}-<8 digits>.jsonl one pair a checkpoint; scores last
+    <out>/benchmarks/step-<8 digits>/eval/        a folder for each benchmark, see tasks.run
     <out>/answers.jsonl, <out>/scores.jsonl       all of them, in the order of steps; scores last
 
 A kill loses the checkpoint at work and nothing else; run again, the files hold
@@ -17,14 +18,12 @@ from typing import Any
 import torch
 
 from isoflop.config import UserError
+from isoflop.evaluate.benchmarks import ask_benchmarks, load_benchmarks
 from isoflop.evaluate.config import EvaluateConfig
 from isoflop.evaluate.score import evaluate_checkpoint
-from isoflop.model.checkpoint import load_checkpoint
+from isoflop.model.checkpoint import CHECKPOINTS, STEP_PREFIX, load_checkpoint
 from isoflop.records import AnswerRow, EvaluationItem, ScoreRow, read_rows, write_rows
 from isoflop.tokens.tokenizer import Tokenizer
-
-STEP_PREFIX = "step-"
-"""A checkpoint's folder is this and its step in eight digits."""
 
 
 def evaluate_run(
@@ -57,17 +56,29 @@ def evaluate_run(
         shutil.rmtree(out / "parts", ignore_errors=True)
         progress(len(checkpoints), len(checkpoints))
         return
-    asked = read_items(items)
+    asked, benchmarks = read_items(items), load_benchmarks(config)
     for done, (step, folder) in enumerate(checkpoints.items()):
         progress(done, len(checkpoints))
         if _part(out, "scores", step).exists():
             continue
         model = load_checkpoint(folder, compute_dtype=compute_dtype, device=device)
-        limit = config.max_items if step == max(checkpoints) else config.max_items_between
+        last = step == max(checkpoints)
+        limit = config.max_items if last else config.max_items_between
         place = {"step": step, "tokens": step * batch_tokens}
         try:
             scores, answers = evaluate_checkpoint(
                 model, tokenizer, asked, config, **place, max_items=limit
+            )
+            scores += ask_benchmarks(
+                benchmarks,
+                model,
+                tokenizer,
+                config,
+                checkpoint=folder,
+                out=out / "benchmarks" / folder.name,
+                last=last,
+                device=device,
+                **place,
             )
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None
@@ -85,7 +96,7 @@ def find_checkpoints(train_folder: Path) -> dict[int, Path]:
     Raises:
         UserError: there are none, or a name is not step-<number>.
     """
-    folder = train_folder / "checkpoints"
+    folder = train_folder / CHECKPOINTS
     paths = sorted(folder.glob(f"{STEP_PREFIX}*"))
     if not paths:
         raise UserError(f"{folder}: no checkpoints ({STEP_PREFIX}00000001 and so on); train first")

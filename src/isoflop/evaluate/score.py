@@ -3,23 +3,23 @@
 Means are over the items that fit into the model's sequence length; the others
 are left out and counted. A standard error is the sample standard deviation over
 the square root of n, None for fewer than two items; that of an accuracy is never
-0, see `accuracy_and_error`.
+0, see `share_and_error`.
 
 A prompt is encoded alone for generation, as a user would; where a token spans
 the join (`num_joined`), the model must continue from tokens it saw less often,
 so accuracy suffers there while the task loss, conditioned on the join, does not.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isoflop.config import UserError
-from isoflop.corpus.probes.arithmetic import FINAL_ANSWER_MARK
 from isoflop.evaluate.config import EvaluateConfig
-from isoflop.evaluate.graders import Verdict, grade_item
 from isoflop.evaluate.losses import Question, answer_bits, encode_question, fits
-from isoflop.model.generate import generate_greedy
+from isoflop.evaluate.sampling.ours import greedy
+from isoflop.evaluate.statistics import mean_and_error, share_and_error
+from isoflop.graders import Verdict, grade_item
+from isoflop.graders.exact import FINAL_ANSWER_MARK
 from isoflop.model.transformer import Transformer
 from isoflop.records import AnswerRow, EvaluationItem, ScoreRow
 from isoflop.tokens.tokenizer import Tokenizer
@@ -31,7 +31,7 @@ class _Asked:
 
     item: EvaluationItem
     question: Question
-    prompt: list[int]
+    prompt: tuple[int, ...]
     """The prompt encoded alone, after the start."""
     fits: bool
 
@@ -66,8 +66,17 @@ def evaluate_checkpoint(
     fitting = [place for place, one in enumerate(asked) if one.fits]
     questions = [asked[place].question for place in fitting]
     bits = answer_bits(model, tokenizer, questions, batch_items=config.batch_items)
-    texts = _generate(model, tokenizer, [asked[place].prompt for place in fitting], config)
-    found = {place: (value, text) for place, value, text in zip(fitting, bits, texts, strict=True)}
+    samples = greedy(
+        model,
+        tokenizer,
+        [asked[place].prompt for place in fitting],
+        max_new_tokens=config.max_new_tokens,
+        batch_sequences=config.batch_items,
+    )
+    found = {
+        place: (value, sample.text)
+        for place, value, sample in zip(fitting, bits, samples, strict=True)
+    }
     answers = [_answer_row(step, one, *found.get(at, (None, None))) for at, one in enumerate(asked)]
     groups: dict[tuple[str, str], list[AnswerRow]] = {}
     for answer in answers:
@@ -87,49 +96,11 @@ def first_items(items: Sequence[EvaluationItem], limit: int) -> list[EvaluationI
     return taken
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and its standard error.
-
-    No values have no mean; fewer than two have no standard error.
-
-    >>> mean_and_error([2.0, 4.0])
-    (3.0, 1.0)
-    >>> mean_and_error([3.0]), mean_and_error([])
-    ((3.0, None), (None, None))
-    """
-    count = len(values)
-    if not count:
-        return None, None
-    mean = math.fsum(values) / count
-    if count < 2:
-        return mean, None
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return mean, math.sqrt(variance / count)
-
-
-def accuracy_and_error(correct: Sequence[bool]) -> tuple[float | None, float | None]:
-    """Share of correct items and its standard error, which is above 0 for 0 and n of n too.
-
-    The error is that of the share (k + 1) / (n + 2), one right and one wrong item added (Laplace's
-    rule; Agresti and Coull 1998, The American Statistician 52, 119, add two each): a score without
-    scatter is known to about one item, not exactly.
-
-    >>> accuracy_and_error([True, False])
-    (0.5, 0.25)
-    """
-    count, right = len(correct), sum(correct)
-    if not count:
-        return None, None
-    share = (right + 1) / (count + 2)
-    error = math.sqrt(share * (1 - share) / (count + 2)) if count >= 2 else None
-    return right / count, error
-
-
 def score_row(answers: Sequence[AnswerRow], tokens: int) -> ScoreRow:
     """Means over the answers of one task and split at one checkpoint."""
     first = answers[0]
     scored = [(answer, answer.answer_bits) for answer in answers if answer.answer_bits is not None]
-    accuracy, accuracy_error = accuracy_and_error([bool(one.correct) for one, _ in scored])
+    accuracy, accuracy_error = share_and_error([bool(one.correct) for one, _ in scored])
     per_byte, byte_error = mean_and_error([bits / one.num_answer_bytes for one, bits in scored])
     per_token, token_error = mean_and_error([bits / one.num_answer_tokens for one, bits in scored])
     return ScoreRow(
@@ -169,30 +140,11 @@ def _encode(
             f"tokens, so max_new_tokens={config.max_new_tokens} makes it unreachable; set it to at "
             f"least {question.num_answer_tokens}"
         )
-    prompt = [*start, *tokenizer.encode(item.prompt)]
+    prompt = (*start, *tokenizer.encode(item.prompt))
     room = 1 <= len(prompt) < sequence_length
     return _Asked(
         item=item, question=question, prompt=prompt, fits=room and fits(question, sequence_length)
     )
-
-
-def _generate(
-    model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]], config: EvaluateConfig
-) -> list[str]:
-    """The text after each prompt, in order; prompts of like length share a batch."""
-    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-    texts = [""] * len(prompts)
-    for begin in range(0, len(order), config.batch_items):
-        batch = order[begin : begin + config.batch_items]
-        generated = generate_greedy(
-            model,
-            [prompts[place] for place in batch],
-            max_new_tokens=config.max_new_tokens,
-            stop_token=tokenizer.end_of_text_id,
-        )
-        for place, answer in zip(batch, generated, strict=True):
-            texts[place] = tokenizer.decode(answer)
-    return texts
 
 
 def _answer_row(step: int, asked: _Asked, bits: float | None, text: str | None) -> AnswerRow:

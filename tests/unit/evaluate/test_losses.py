@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isoflop.config import UserError
-from isoflop.evaluate import losses
+from isoflop.evaluate import likelihood
 from isoflop.evaluate.losses import answer_bits, encode_question, healed_bits, task_losses
 from isoflop.model.config import ModelConfig
 from isoflop.model.transformer import Transformer
@@ -165,7 +165,7 @@ def test_bits_do_not_depend_on_the_batch(model, merging, batch_items):
 
 def test_a_batch_too_large_for_memory_is_split(model, merging, monkeypatch):
     expected = task_losses(model, merging, PAIRS, batch_items=100, start=START)
-    monkeypatch.setattr(losses, "LOGITS_LIMIT", 1)
+    monkeypatch.setattr(likelihood, "LOGITS_LIMIT", 1)
     found = task_losses(model, merging, PAIRS, batch_items=100, start=START)
     for one, other in zip(expected, found, strict=True):
         assert one is not None

@@ -1,12 +1,16 @@
 """Every checkpoint of a run scored: killed anywhere and run again, the same bytes."""
 
+import dataclasses
+import json
 import math
 
 import pytest
 import torch
 
 from isoflop.config import UserError
-from isoflop.evaluate.config import EvaluateConfig
+from isoflop.evaluate import benchmarks
+from isoflop.evaluate.config import Benchmark, EvaluateConfig
+from isoflop.evaluate.losses import task_losses
 from isoflop.evaluate.run import evaluate_run, find_checkpoints
 from isoflop.evaluate.score import evaluate_checkpoint
 from isoflop.model.checkpoint import load_checkpoint, save_checkpoint
@@ -58,18 +62,18 @@ def trained(tmp_path):
     return tmp_path
 
 
-def run(folder, tokenizer, out="out", progress=lambda done, total: None):
+def run(folder, tokenizer, out="out", progress=lambda done, total: None, config=CONFIG):
     items = [folder / "memory.jsonl", folder / "other.jsonl"]
     evaluate_run(
         folder / "train",
         tokenizer,
         items,
-        CONFIG,
+        config,
         folder / out,
         batch_tokens=BATCH_TOKENS,
         progress=progress,
     )
-    return {path.name: path.read_bytes() for path in (folder / out).iterdir()}
+    return {path.name: path.read_bytes() for path in (folder / out).glob("*.jsonl")}
 
 
 def test_the_rows_are_those_of_each_checkpoint_in_the_order_of_steps(trained, merging):
@@ -206,3 +210,98 @@ def test_without_items_there_are_no_rows(trained, merging):
     )
     assert (trained / "out" / "scores.jsonl").read_bytes() == b""
     assert (trained / "out" / "answers.jsonl").read_bytes() == b""
+
+
+@pytest.fixture
+def with_benchmarks(trained):
+    """Word problems, one of which does not fit, and pairs of which only losses are asked."""
+    rows = [{"question": f"she {n}", "answer": f"12\n#### {n}"} for n in range(4)]
+    rows.append({"question": "she showed " * 40, "answer": "#### 1"})
+    pairs = [{"prompt": "the sheep", "answer": " sheared"}, {"prompt": "the", "answer": "n"}]
+    for name, lines in (("gsm8k", rows), ("pairs", pairs)):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (trained / f"{name}.jsonl").write_text(text)
+    return dataclasses.replace(
+        CONFIG,
+        benchmarks=(
+            Benchmark(
+                task="gsm8k",
+                data=str(trained / "gsm8k.jsonl"),
+                shots=0,
+                max_items_between=2,
+                max_new_tokens=4,
+            ),
+            Benchmark(task="promptanswer", data=str(trained / "pairs.jsonl")),
+        ),
+    )
+
+
+def test_benchmarks_are_asked_of_every_checkpoint_as_by_themselves(
+    trained, merging, with_benchmarks
+):
+    run(trained, merging, config=with_benchmarks)
+    scores = list(read_rows(trained / "out" / "scores.jsonl", ScoreRow))
+    probes = [row for row in scores if row.split != "test"]
+    assert probes == list(read_rows_of_probes(trained, merging))
+    asked = [row for row in scores if row.split == "test"]
+    assert [(row.step, row.task, row.num_items) for row in asked] == [
+        (step, task, number)
+        for step, number_of in ((5, (2, 2)), (20, (2, 2)), (100, (5, 2)))
+        for task, number in zip(("gsm8k", "promptanswer"), number_of, strict=True)
+    ]
+    last, pairs = asked[-2:]
+    assert (last.num_scored, last.num_ungradable, pairs.num_ungradable) == (4, 4, None)
+    assert (last.accuracy, pairs.accuracy) == (0.0, None)
+    model = load_checkpoint(trained / "train" / "checkpoints" / "step-00000100")
+    expected = task_losses(
+        model,
+        merging,
+        [("the sheep", " sheared"), ("the", "n")],
+        batch_items=2,
+        start=(merging.end_of_text_id,),
+    )
+    assert pairs.answer_bits == pytest.approx(sum(one.bits for one in expected) / 2, rel=1e-5)
+    assert pairs.num_joined == sum(one.joined for one in expected)
+
+
+def read_rows_of_probes(trained, merging):
+    run(trained, merging, out="probes")
+    return read_rows(trained / "probes" / "scores.jsonl", ScoreRow)
+
+
+@pytest.mark.parametrize("killed_at", [2, 5])
+def test_killed_between_benchmarks_it_ends_with_the_same_bytes(
+    trained, merging, with_benchmarks, monkeypatch, killed_at
+):
+    whole = run(trained, merging, out="whole", config=with_benchmarks)
+    calls = []
+    asked = benchmarks.run_task
+
+    def killed(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == killed_at:
+            raise Killed
+        return asked(*arguments, **options)
+
+    monkeypatch.setattr(benchmarks, "run_task", killed)
+    with pytest.raises(Killed):
+        run(trained, merging, out="cut", config=with_benchmarks)
+    assert run(trained, merging, out="cut", config=with_benchmarks) == whole
+
+
+def test_a_benchmark_that_cannot_be_asked_is_refused_before_anything_is(trained, merging):
+    for wrong, message in (
+        ({"task": "gsm9k", "data": "x"}, "no task 'gsm9k'"),
+        ({"task": "triviaqa", "data": "x", "style": "code"}, "no style"),
+        ({"task": "gsm8k", "data": "x", "max_items": 0}, "max_items=0"),
+        ({"task": "gsm8k", "data": "x", "shots": -1}, "shots=-1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Benchmark(**wrong)
+    twice = (Benchmark(task="gsm8k", data="x"), Benchmark(task="gsm8k", data="y"))
+    with pytest.raises(UserError, match="different tasks"):
+        EvaluateConfig(benchmarks=twice)
+    missing = dataclasses.replace(CONFIG, benchmarks=twice[:1])
+    with pytest.raises(UserError, match="x: no such file"):
+        run(trained, merging, config=missing)
+    assert not (trained / "out").exists()

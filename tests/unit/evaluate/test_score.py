@@ -10,11 +10,8 @@ import torch
 from isoflop.config import UserError
 from isoflop.evaluate.config import EvaluateConfig
 from isoflop.evaluate.losses import task_losses
-from isoflop.evaluate.score import (
-    accuracy_and_error,
-    evaluate_checkpoint,
-    first_items,
-)
+from isoflop.evaluate.score import evaluate_checkpoint, first_items
+from isoflop.evaluate.statistics import share_and_error
 from isoflop.model.config import ModelConfig
 from isoflop.model.transformer import Transformer, next_token_loss
 from isoflop.records import EvaluationItem, row_to_line
@@ -198,7 +195,7 @@ def test_one_item_has_a_mean_but_no_error_and_no_items_have_no_scores(model, mer
 
 
 def test_the_error_of_an_accuracy_is_the_binomial_one():
-    mean, error = accuracy_and_error([True] * 30 + [False] * 70)
+    mean, error = share_and_error([True] * 30 + [False] * 70)
     assert mean == 0.3
     assert error == pytest.approx(math.sqrt(0.3 * 0.7 / 99), rel=0.02)
 
@@ -206,12 +203,12 @@ def test_the_error_of_an_accuracy_is_the_binomial_one():
 @pytest.mark.parametrize("correct", [True, False])
 def test_a_score_without_scatter_is_known_to_about_one_item(correct):
     for count in (2, 100, 1000):
-        mean, error = accuracy_and_error([correct] * count)
+        mean, error = share_and_error([correct] * count)
         assert mean == float(correct)
         # One of n + 2 wrong: about 1 / n for many items, less for few.
         assert error == pytest.approx(1 / (count + 2), rel=0.15)
-    assert accuracy_and_error([correct]) == (float(correct), None)
-    assert accuracy_and_error([]) == (None, None)
+    assert share_and_error([correct]) == (float(correct), None)
+    assert share_and_error([]) == (None, None)
 
 
 def test_what_stands_before_the_prompt_is_a_choice(model, merging):

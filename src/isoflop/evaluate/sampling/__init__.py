@@ -1,0 +1,1 @@
+"""Batched generation from a model, the same whatever is in the batch."""

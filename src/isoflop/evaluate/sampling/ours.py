@@ -1,0 +1,273 @@
+"""Our generator: a fixed number of places, each of which a new sample takes as soon as one ends.
+
+What all prompts begin with, shots for example, is computed once; then each prompt is computed
+once, several together; its keys and values are copied to the place of each of its samples.
+What a sample is does not depend on which others stand beside it, but for rounding in matrix
+products, whose groups of rows differ. A token differs by that only if its draw falls within
+rounding of the border between two tokens. The same call gives the same bits.
+"""
+
+import copy
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isoflop.config import UserError
+from isoflop.evaluate.prompts import ComputedPrompt, PromptComputer
+from isoflop.evaluate.sampling.choose import choose, uniforms
+from isoflop.evaluate.sampling.config import Sampling
+from isoflop.evaluate.sampling.samples import GREEDY_SEED, Request, Sample, SampleRecord
+from isoflop.evaluate.sampling.stops import Stops, finish_of
+from isoflop.model.moe import MoE
+from isoflop.model.transformer import Transformer
+from isoflop.tokens.tokenizer import Tokenizer
+
+
+@dataclass
+class _Running:
+    """A sample at its place in the batch."""
+
+    request: int
+    seed: int
+    most_tokens: int
+    """Tokens that it may have."""
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    """Of the chosen tokens, where they are recorded."""
+    entered: int = 0
+    """Steps of the batch before its first."""
+
+
+class OurGenerator:
+    """Answers requests with one of our models."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        batch_sequences: int,
+        record: bool = False,
+    ):
+        """
+        Args:
+            batch_sequences: places, sequences decoded together.
+            record: whether samples carry their log-probabilities and experts.
+
+        Raises:
+            UserError: no places.
+        """
+        if batch_sequences < 1:
+            raise UserError(f"batch_sequences={batch_sequences} must be at least 1")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_sequences = batch_sequences
+        self.record = record
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sample]:
+        """Samples as they finish.
+
+        Raises:
+            UserError: an empty prompt or one without room to answer, logits that are not finite,
+                or more experts a token than there are.
+        """
+        asked = [request for request in requests if request.seeds]
+        if not asked:
+            return
+        room = self.model.config.sequence_length
+        lengths = [len(request.prompt) for request in asked]
+        if min(lengths) < 1 or max(lengths) >= room:
+            raise UserError(
+                f"prompts must hold 1 to {room - 1} tokens (sequence_length={room}), "
+                f"got {min(lengths)} to {max(lengths)}"
+            )
+        model = with_experts_per_token(self.model, sampling.experts_per_token)
+        samples = sum(len(request.seeds) for request in asked)
+        places = min(self.batch_sequences, samples)
+        yield from _Batch(
+            model, self.tokenizer, requests, sampling, places, record=self.record
+        ).run()
+
+
+def greedy(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    max_new_tokens: int,
+    batch_sequences: int,
+) -> list[Sample]:
+    """The most probable continuation of each prompt, in order. Raises as `generate`."""
+    generator = OurGenerator(model, tokenizer, batch_sequences=batch_sequences)
+    requests = [Request(prompt=prompt, seeds=(GREEDY_SEED,)) for prompt in prompts]
+    samples = generator.generate(requests, Sampling(max_new_tokens=max_new_tokens))
+    return sorted(samples, key=lambda sample: sample.request)
+
+
+class _Batch:
+    """The places, and what runs in them."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        places: int,
+        *,
+        record: bool,
+    ):
+        self.model, self.requests, self.sampling = model, requests, sampling
+        self.end_of_text_id = tokenizer.end_of_text_id
+        self.stops = Stops(tokenizer, sampling.stop)
+        self.device = model.embedding.device
+        self.waiting = deque(
+            (number, seed) for number, request in enumerate(requests) for seed in request.seeds
+        )
+        self.computer = PromptComputer(model, [one.prompt for one in requests if one.seeds])
+        self.computed: dict[int, ComputedPrompt] = {}
+        longest = max(len(request.prompt) for request in requests if request.seeds)
+        capacity = min(model.config.sequence_length, longest + sampling.max_new_tokens)
+        self.cache = model.empty_cache(places, capacity)
+        self.running: list[_Running | None] = [None] * places
+        self.record = record
+        self.prompt_experts: dict[int, Tensor] = {}
+        """Of each request's prompt, where experts are recorded."""
+        self.step_experts: list[NDArray[np.int16]] = []
+        """Of every place at each step, (layers, places, top_k)."""
+        self.newest = np.zeros(places, dtype=np.int64)
+        """The token chosen last, and where in the sequence it stands."""
+        self.position = np.zeros(places, dtype=np.int64)
+
+    def run(self) -> Iterator[Sample]:
+        """Every sample, as it finishes."""
+        while True:
+            free = [place for place, sample in enumerate(self.running) if sample is None]
+            if free and self.waiting:
+                # Some may end with their first token: their places are free again.
+                yield from self._enter(free[: len(self.waiting)])
+            elif len(free) < len(self.running):
+                yield from self._step()
+            else:
+                return
+
+    @torch.inference_mode()
+    def _enter(self, places: list[int]) -> list[Sample]:
+        """Put waiting samples at free places, each with its first token; those that it ends."""
+        entering = [self.waiting.popleft() for _ in places]
+        numbers = list(dict.fromkeys(number for number, _ in entering))
+        missing = [number for number in numbers if number not in self.computed]
+        prompts = [self.requests[number].prompt for number in missing]
+        for number, computed in zip(missing, self.computer.compute(prompts), strict=True):
+            self.computed[number] = computed
+            if self.record:
+                self.prompt_experts[number] = self.computer.all_experts(computed)
+        for number in numbers:
+            of_prompt = [
+                place for place, (other, _) in zip(places, entering, strict=True) if other == number
+            ]
+            self.computed[number].copy_to(self.cache, of_prompt)
+        for place, (number, seed) in zip(places, entering, strict=True):
+            length = len(self.requests[number].prompt)
+            room = self.model.config.sequence_length - length
+            most = min(room, self.sampling.max_new_tokens)
+            self.running[place] = _Running(number, seed, most, entered=len(self.step_experts))
+            self.position[place] = length - 1
+        logits = torch.stack([self.computed[number].logits for number, _ in entering])
+        still = {number for number, _ in self.waiting}
+        self.computed = {number: one for number, one in self.computed.items() if number in still}
+        return self._choose(places, logits)
+
+    @torch.inference_mode()
+    def _step(self) -> list[Sample]:
+        """One more token for every running sample."""
+        used = [place for place, sample in enumerate(self.running) if sample is not None]
+        tokens = torch.from_numpy(self.newest)[:, None].to(self.device)
+        positions = torch.from_numpy(self.position)[:, None].to(self.device)
+        record: list[Tensor] | None = [] if self.record else None
+        hidden, _ = self.model.hidden_cached(tokens, positions, self.cache, record)
+        logits = self.model.logits(hidden[:, -1])
+        if record is not None:
+            self.step_experts.append(torch.stack(record)[:, :, 0].to("cpu", torch.int16).numpy())
+        return self._choose(used, logits if len(used) == len(self.running) else logits[used])
+
+    def _choose(self, places: list[int], logits: Tensor) -> list[Sample]:
+        """Give each place's sample its next token; those that this ends."""
+        samples = [sample for sample in map(self.running.__getitem__, places) if sample]
+        seeds = np.array([sample.seed % 2**64 for sample in samples], dtype=np.uint64)
+        counts = np.array([len(sample.tokens) for sample in samples], dtype=np.uint64)
+        uniform = torch.from_numpy(uniforms(seeds, counts)).to(self.device)
+        chosen = choose(logits, self.sampling, uniform)
+        if self.record:
+            self._note_log_probs(samples, logits, chosen)
+        tokens = chosen.cpu().numpy()
+        self.newest[places] = tokens
+        self.position[places] += 1
+        found = []
+        for place, sample, token in zip(places, samples, tokens.tolist(), strict=True):
+            ended = token == self.end_of_text_id
+            if not ended:
+                sample.tokens.append(token)
+                stopped = self.stops.in_newest(sample.tokens)
+                if not stopped and len(sample.tokens) < sample.most_tokens:
+                    continue
+            self.running[place] = None
+            # A free place is computed all the same; its position must stay within the cache.
+            self.position[place] = 0
+            found.append(self._finished(sample, place, ended=ended))
+        return found
+
+    def _note_log_probs(self, samples: list[_Running], logits: Tensor, chosen: Tensor) -> None:
+        scaled = logits / (self.sampling.temperature or 1.0)
+        found = scaled.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
+        for sample, value in zip(samples, found.tolist(), strict=True):
+            sample.log_probs.append(value)
+
+    def _finished(self, sample: _Running, place: int, *, ended: bool) -> Sample:
+        text, cut = self.stops.text(sample.tokens)
+        return Sample(
+            request=sample.request,
+            seed=sample.seed,
+            tokens=tuple(sample.tokens),
+            text=text,
+            finish=finish_of(stopped=cut, ended=ended),
+            record=self._recorded(sample, place) if self.record else None,
+        )
+
+    def _recorded(self, sample: _Running, place: int) -> SampleRecord:
+        steps = self.step_experts[sample.entered :]
+        prompt = self.prompt_experts[sample.request].to("cpu", torch.int16).numpy()
+        own = [step[:, place, None] for step in steps]
+        return SampleRecord(
+            log_probs=np.array(sample.log_probs, dtype=np.float32),
+            experts=np.concatenate([prompt, *own], axis=1),
+        )
+
+
+def with_experts_per_token(model: Transformer, experts_per_token: int | None) -> Transformer:
+    """The same weights, not copied, computed with another k; None: the model itself.
+
+    Its config keeps the trained k. k = 1 is allowed where training refuses it: each token then goes
+    to its best expert with weight 1.
+
+    Raises:
+        UserError: k is below 1 or above the number of experts.
+    """
+    if experts_per_token is None or experts_per_token == model.config.top_k:
+        return model
+    if not 1 <= experts_per_token <= model.config.num_experts:
+        raise UserError(
+            f"experts_per_token={experts_per_token} must be between 1 and "
+            f"num_experts={model.config.num_experts}"
+        )
+    shared = {id(value): value for value in (*model.parameters(), *model.buffers())}
+    changed = copy.deepcopy(model, shared)
+    for module in changed.modules():
+        if isinstance(module, MoE):
+            module.top_k = experts_per_token
+    return changed

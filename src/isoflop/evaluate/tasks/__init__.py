@@ -1,0 +1,1 @@
+"""Benchmarks: data, prompt, scorer, metrics and version of each."""

@@ -1,0 +1,125 @@
+"""A generated answer graded as its task says. Code runs in the sandbox and nowhere else."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+from isoflop.config import UserError
+from isoflop.evaluate.tasks.gsm8k import FUNCTION_HEAD
+from isoflop.evaluate.tasks.problem import Problem, Task
+from isoflop.graders import (
+    Grade,
+    Verdict,
+    final_answer_in,
+    grade,
+    grade_aliases,
+    grade_latex,
+    grade_math,
+)
+from isoflop.graders.exact import FINAL_ANSWER_MARK
+from isoflop.sandbox import Outcome, Program
+
+Extraction = Literal["strict", "flexible"]
+
+FUNCTION_CALL = "\nprint(simple_math_problem())\n"
+"""Runs an answer that is the body of `FUNCTION_HEAD`'s function."""
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """What runs programs: `isoflop.sandbox.Sandbox`, or a test's stand-in."""
+
+    def run(self, programs: Iterable[Program]) -> Iterator[Outcome]:
+        """How each program ended, in order."""
+        ...
+
+
+def score_text(
+    task: Task,
+    problem: Problem,
+    text: str,
+    sandbox: Runner | None,
+    *,
+    extraction: Extraction = "strict",
+) -> Grade:
+    """Grade one generated answer, which ends before the stop string.
+
+    Raises:
+        UserError: the task runs code and there is no sandbox, or it has nothing to grade.
+    """
+    return score_texts(task, [(problem, text)], sandbox, extraction=extraction)[0]
+
+
+def score_texts(
+    task: Task,
+    answers: Sequence[tuple[Problem, str]],
+    sandbox: Runner | None,
+    *,
+    extraction: Extraction = "strict",
+) -> list[Grade]:
+    """As `score_text`, for many at once, in order: the sandbox's workers share the programs."""
+    if task.scorer in ("program", "output"):
+        return _run(task, answers, sandbox)
+    return [_read(task, problem, text, extraction) for problem, text in answers]
+
+
+def program_of(task: Task, problem: Problem, text: str) -> Program:
+    """What is run to grade `text`. Tests stand apart: no trick in the answer reaches them."""
+    if task.scorer == "output":
+        return Program(source=FUNCTION_HEAD + up_to_return(text) + FUNCTION_CALL)
+    return Program(source=problem.head + text, tests=problem.program)
+
+
+def up_to_return(body: str) -> str:
+    """The body of a function up to its first line that begins with "return".
+
+    >>> up_to_return("    a = 1\\n    return a\\nQuestion: ...")
+    '    a = 1\\n    return a'
+    """
+    lines = body.split("\n")
+    ends = (number for number, line in enumerate(lines, 1) if line.lstrip().startswith("return"))
+    return "\n".join(lines[: next(ends, len(lines))])
+
+
+def _read(task: Task, problem: Problem, text: str, extraction: Extraction) -> Grade:
+    if task.scorer == "number":
+        return grade_math(text, problem.golds[0], extraction)
+    if task.scorer == "latex":
+        return grade_latex(text, problem.golds[0])
+    if task.scorer == "aliases":
+        return grade_aliases(text, problem.golds)
+    if task.scorer == "exact":
+        return _exact(problem, text)
+    raise UserError(f"{task.name} generates nothing that could be graded ({task.scorer})")
+
+
+def _exact(problem: Problem, text: str) -> Grade:
+    """As `graders.grade_item` does for the probes of a study."""
+    gold = final_answer_in(problem.golds[0], None)
+    worked = gold is not None and final_answer_in(problem.answer, FINAL_ANSWER_MARK) == gold
+    mark = FINAL_ANSWER_MARK if worked else None
+    verdict = grade(text, problem.golds[0], mark=mark)
+    reason = "no final answer" if verdict is Verdict.UNGRADABLE else None
+    return Grade(verdict=verdict, answer=final_answer_in(text, mark), reason=reason)
+
+
+def _run(task: Task, answers: Sequence[tuple[Problem, str]], sandbox: Runner | None) -> list[Grade]:
+    if sandbox is None:
+        raise UserError(f"{task.name} runs what a model wrote, and only a sandbox may: give one")
+    outcomes = sandbox.run(program_of(task, *answer) for answer in answers)
+    return [
+        _grade_run(task, problem, text, outcome)
+        for (problem, text), outcome in zip(answers, outcomes, strict=True)
+    ]
+
+
+def _grade_run(task: Task, problem: Problem, text: str, outcome: Outcome) -> Grade:
+    why = outcome.verdict if outcome.reason is None else f"{outcome.verdict}: {outcome.reason}"
+    if outcome.verdict == "refused":
+        return Grade(verdict=Verdict.UNGRADABLE, answer=None, reason=why)
+    if task.scorer == "program":
+        passed = outcome.verdict == "passed"
+        verdict = Verdict.CORRECT if passed else Verdict.WRONG
+        return Grade(verdict=verdict, answer=text, reason=None if passed else why)
+    if outcome.verdict != "passed":
+        return Grade(verdict=Verdict.UNGRADABLE, answer=None, reason=why)
+    return grade_math(outcome.stdout, problem.golds[0], "flexible")

@@ -1,0 +1,1 @@
+"""Test-time compute: many samples of a problem, and what votes and searches among them buy."""
