@@ -5,6 +5,7 @@
     items.jsonl        EvaluationItem rows, of probes only
     set_aside.jsonl    SetAside rows
     source.jsonl       one SourceRow
+    funnel.jsonl       FunnelRow rows, of sources with filters only
 
 A source of any size passes through in flat memory (eight bytes a document, and ids where the user
 names a field for them); a probe is made in memory.
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from isoflop.config import UserError
+from isoflop.config import UserError, digest
 from isoflop.corpus.config import (
     ArithmeticProbe,
     PhoneBookProbe,
@@ -26,11 +27,14 @@ from isoflop.corpus.config import (
     StdlibSource,
     TextSource,
 )
+from isoflop.corpus.filters.run import measuring_tools
+from isoflop.corpus.formats import printable, whole_file
+from isoflop.corpus.prepare import Funnel, prepared
 from isoflop.corpus.probes.arithmetic import arithmetic
 from isoflop.corpus.probes.phone_book import phone_book
 from isoflop.corpus.probes.shortest_path import shortest_path
 from isoflop.corpus.probes.texts import ProbeTexts
-from isoflop.corpus.readers import Record, printable, read_text, text_files, text_path, whole_file
+from isoflop.corpus.readers import Record, read_text, text_files, text_path
 from isoflop.corpus.seeds import HASH_BITS, stable_hash
 from isoflop.corpus.stdlib import read_stdlib, stdlib_files, stdlib_root
 from isoflop.records import (
@@ -48,6 +52,7 @@ VALIDATION = "validation.jsonl"
 ITEMS = "items.jsonl"
 SET_ASIDE = "set_aside.jsonl"
 SOURCE = "source.jsonl"
+FUNNEL = "funnel.jsonl"
 
 SPLIT_PENDING = "documents.jsonl"
 """All documents, while their number is not yet known; deleted after the split."""
@@ -64,7 +69,7 @@ def build_source(source: Source, seed: int, folder: Path) -> SourceRow:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(source, StdlibSource):
-        row = _build_text(source, read_stdlib(source, seed), seed, folder)
+        row = _build_stdlib(source, seed, folder)
     elif isinstance(source, TextSource):
         row = _build_text(source, read_text(source), seed, folder)
     else:
@@ -94,7 +99,10 @@ def input_digest(source: Source) -> str:
     """
     if isinstance(source, StdlibSource):
         root = stdlib_root()
-        return _files_digest((name, root / name) for name in stdlib_files(root))
+        library = _files_digest((name, root / name) for name in stdlib_files(root))
+        # Another pylint keeps other files.
+        tools = measuring_tools(source.filters) if source.filters else None
+        return library if tools is None else digest(None, library, *sorted(tools.values()))
     if not isinstance(source, TextSource):
         return ""
     path = text_path(source)
@@ -154,6 +162,17 @@ def _build_text(
         num_bytes=train.bytes,
         information_bits=None,
     )
+
+
+def _build_stdlib(source: StdlibSource, seed: int, folder: Path) -> SourceRow:
+    """The standard library, through filters where the source names them."""
+    records = read_stdlib(source, seed)
+    if source.filters is None:
+        return _build_text(source, records, seed, folder)
+    funnel = Funnel(source.name)
+    row = _build_text(source, prepared(records, source.filters, funnel), seed, folder)
+    write_rows(folder / FUNNEL, funnel.rows())
+    return row
 
 
 def _build_probe(

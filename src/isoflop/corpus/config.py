@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isoflop.config import UserError
+from isoflop.corpus.filters.config import FilterConfig
 
 VALIDATION_SHARE = 0.01
 """99:1 split of documents. arXiv:2508.18672, launch scripts (990:10:0)."""
@@ -27,6 +28,8 @@ class StdlibSource:
     """Share of the training tokens, relative to the other sources."""
     max_bytes: int | None = None
     """Stop after about this many bytes of files, taken in an order fixed by the seed. None: all."""
+    filters: FilterConfig | None = None
+    """Filters for code that the files must pass, after those bytes are taken. None: none."""
     validation_share: float = VALIDATION_SHARE
     """Share of the files held out for validation."""
     max_epochs: float | None = MAX_EPOCHS

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from isoflop.config import UserError
 from isoflop.corpus.config import StdlibSource
-from isoflop.corpus.readers import BadRecordError, Record, printable, require_text, whole_file
+from isoflop.corpus.formats import BadRecordError, printable, require_text, whole_file
+from isoflop.corpus.readers import Record
 from isoflop.corpus.seeds import stable_hash
 from isoflop.records import Document, SetAside
 

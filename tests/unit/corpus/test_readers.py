@@ -161,7 +161,7 @@ def test_a_missing_path_and_an_unknown_suffix_name_what_is_allowed(tmp_path):
     with pytest.raises(UserError, match=r"mine: there is no file or folder .*none.jsonl"):
         records(tmp_path / "none.jsonl")
     compressed(tmp_path / "a.csv", GOOD)
-    with pytest.raises(UserError, match=r"a.csv must be a folder or end with .parquet"):
+    with pytest.raises(UserError, match=r"a.csv: must be a folder or end with .parquet"):
         records(tmp_path / "a.csv")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from isoflop.config import UserError
 from isoflop.corpus import StdlibSource
-from isoflop.corpus.readers import BadRecordError
+from isoflop.corpus.formats import BadRecordError
 from isoflop.corpus.stdlib import python_text, read_stdlib, stdlib_files, stdlib_root
 from isoflop.records import Document, SetAside, row_to_line
 

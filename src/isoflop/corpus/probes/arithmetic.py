@@ -20,10 +20,8 @@ from isoflop.corpus.probes.texts import (
     spread_evenly,
 )
 from isoflop.corpus.seeds import generator
+from isoflop.graders.exact import FINAL_ANSWER_MARK
 from isoflop.records import Document, EvaluationItem
-
-FINAL_ANSWER_MARK = "#"
-"""Between a worked solution and its final answer."""
 
 Code = tuple[int, int]
 """A problem's number: its steps, and its place among the problems of so many steps."""

@@ -1,0 +1,85 @@
+"""What every parser of replies needs: what a parser says, and a reply freed of its frame. Pure."""
+
+import re
+from dataclasses import dataclass
+
+from isoflop.corpus.rewrite.reasons import Note, Reason
+
+DETAIL_CHARACTERS = 120
+"""Longest quotation of a reply in a row's detail."""
+
+_THINKING = "(?:think|thinking|thought|reasoning)"
+_OPENED = re.compile(rf"\s*<{_THINKING}>", re.IGNORECASE)
+_CLOSED = re.compile(rf"</{_THINKING}>", re.IGNORECASE)
+_LAST_TOKENS = re.compile(r"(?:<\|[A-Za-z_]{1,40}\|>|</s>|<end_of_turn>|\s)+\Z")
+_DECLINES = re.compile(
+    r"\s*(?:I(?:'|\u2019)m sorry|I am sorry|Sorry,|I apologi[sz]e|I can(?:no|')t |I cannot |I am unable"
+    r"|I(?:'|\u2019)m unable|As an AI)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parsed:
+    """A reply that can be used."""
+
+    text: str | None
+    """The new text; None: the stage judges and changes nothing."""
+    score: float | None = None
+    """0 to 10."""
+    suggestions: tuple[str, ...] = ()
+    question: str | None = None
+    """The user's turn of an instruction pair."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unusable:
+    """A reply that cannot be used, and why."""
+
+    reason: Reason
+    detail: str
+    score: float | None = None
+    """A judgement may be there although the text is not."""
+    text: str | None = None
+    """The text that was made and has a flaw."""
+
+
+def without_thinking(reply: str, *, complete: bool) -> str | Unusable:
+    """The reply after the model's thinking, which stands in tags before it.
+
+    Some chat templates open the tag in the prompt, so that only its end is in the reply.
+    """
+    opened = _OPENED.match(reply)
+    closed = _CLOSED.search(reply, opened.end() if opened else 0)
+    if closed is not None and (opened is not None or not _stands_in_code(reply, closed.start())):
+        reply = reply[closed.end() :]
+    elif opened is not None:
+        reason = Reason.UNCLOSED_THINKING if complete else Reason.TRUNCATED
+        return Unusable(reason=reason, detail=quoted(reply))
+    reply = _LAST_TOKENS.sub("", reply)
+    if not reply.strip():
+        reason = Reason.EMPTY_REPLY if complete else Reason.TRUNCATED
+        return Unusable(reason=reason, detail="nothing but thinking or white space")
+    return reply
+
+
+def declines(reply: str) -> bool:
+    """Whether a reply begins as a refusal does."""
+    return _DECLINES.match(reply) is not None
+
+
+def quoted(text: str) -> str:
+    """How a text begins, on one line, as UTF-8 can hold it."""
+    short = " ".join(text[: 4 * DETAIL_CHARACTERS].split())[:DETAIL_CHARACTERS]
+    return short.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def noted(*notes: Note | None) -> tuple[str, ...]:
+    """The notes that there are, as text."""
+    return tuple(note.value for note in notes if note is not None)
+
+
+def _stands_in_code(reply: str, position: int) -> bool:
+    """Whether a code block was opened before the position: then the tag is the code's."""
+    return "```" in reply[:position]
