@@ -79,8 +79,11 @@ def sparsity_label(sparsity: float) -> str:
 def train_flops_with_router(row: CheckpointRow) -> int:
     """Training FLOPs so far, the router included: 6 x E x d_model a layer and token on top.
 
-    Equals model.count.train_flops_per_token_with_router x tokens.
+    Equals model.count.train_flops_per_token_with_router x tokens. Without a known width or number
+    of layers, the FLOPs as they are given.
     """
+    if row.d_model is None or row.num_layers is None:
+        return row.train_flops
     router = row.num_experts * row.d_model * row.num_layers
     return row.train_flops + TRAIN_PASSES * FLOPS_PER_MULTIPLY_ADD * router * row.tokens
 
@@ -170,11 +173,12 @@ def top_k_pairs(
 
 def _matched_shapes(cells: Sequence[Cell], tolerance: float) -> list[list[Cell]]:
     """Groups of equal tokens, active parameters within `tolerance`, and one shape."""
-    groups: dict[tuple[int, int, int, int], list[Cell]] = {}
+    groups: dict[tuple[int | None, ...], list[Cell]] = {}
     for index, group in enumerate(_matched(cells, tolerance)):
         for cell in group:
             shape = cell.shape
-            key = (index, shape.num_layers, shape.d_model, shape.d_expert * shape.top_k)
+            width = None if shape.d_expert is None else shape.d_expert * shape.top_k
+            key = (index, shape.num_layers, shape.d_model, width)
             groups.setdefault(key, []).append(cell)
     return list(groups.values())
 

@@ -4,6 +4,7 @@ experiment.json  the config as text                       required
 ledger.jsonl     CheckpointRow, all figures a checkpoint   required
 cells.jsonl      CellState, where each run stands          required
 corpus.jsonl     SourceRow                                 may be missing
+funnel.jsonl     FunnelRow                                 may be missing
 mixture.jsonl    MixtureRow                                may be missing
 env.json         what it was made with                     may be missing
 """
@@ -18,6 +19,7 @@ from isoflop.config import UserError
 from isoflop.records import (
     CellState,
     CheckpointRow,
+    FunnelRow,
     MixtureRow,
     Row,
     SourceRow,
@@ -41,6 +43,7 @@ class Study:
     config: Any = None
     """The experiment's config as plain values (config.to_dict); None if unknown."""
     corpus: tuple[SourceRow, ...] = ()
+    funnel: tuple[FunnelRow, ...] = ()
     mixture: tuple[MixtureRow, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     """As folders.environment gives it; {} if not recorded."""
@@ -95,6 +98,7 @@ def read_study(folder: Path) -> Study:
         states=tuple(read_rows(folder / "cells.jsonl", CellState)),
         config=config,
         corpus=_optional(folder / "corpus.jsonl", SourceRow),
+        funnel=_optional(folder / "funnel.jsonl", FunnelRow),
         mixture=_optional(folder / "mixture.jsonl", MixtureRow),
         environment=environment,
     )

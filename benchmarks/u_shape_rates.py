@@ -1,0 +1,104 @@
+"""How often is a U-shape claimed that is not there, and how large a fall is seen?
+
+    python benchmarks/u_shape_rates.py [--studies 20000] [--json FILE]
+
+False claims: six cells of three seeds each, truths that rise and level off (or are flat, or fall), and
+spreads between seeds that are normal, grow with E, or come in sudden steps everywhere, in one cell,
+or in half of the cells. Beside it, what a parabola alone would claim (its square term significant and its top
+inside), the usual test. Power: the share of studies in which a fall from the middle cell to the last is
+claimed, by its size in standard deviations between seeds.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtr
+
+from isoflop.analysis.questions.u_shape import power, two_lines
+
+CELLS, SEEDS = 6, 3
+TRUTHS = {
+    "steep, then flat": np.array([-50.0, 0, 0, 0, 0, 0]),
+    "half way, then flat": np.array([-6.0, -3, 0, 0, 0, 0]),
+    "levels off": np.array([-5.0, -2.5, -1.2, -0.6, -0.3, -0.15]),
+    "flat": np.zeros(6),
+    "falls, then flat": np.array([50.0, 0, 0, 0, 0, 0]),
+}
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+
+
+def steps(generator: np.random.Generator, studies: int, where: tuple[int, ...]) -> np.ndarray:
+    """Two modes 0.8 apart in some cells, with a little noise in all."""
+    found = 0.02 * generator.normal(size=(studies, CELLS, SEEDS))
+    sides = generator.choice((-0.4, 0.4), size=(studies, CELLS, SEEDS))
+    mask = np.isin(np.arange(CELLS), where)[None, :, None]
+    return found + np.where(mask, sides, 0.0)
+
+
+SPREADS: dict[str, Draw] = {
+    "normal": lambda g, n: g.normal(size=(n, CELLS, SEEDS)),
+    "doubles with E": lambda g, n: (
+        g.normal(size=(n, CELLS, SEEDS)) * 2.0 ** np.arange(CELLS)[:, None]
+    ),
+    "steps everywhere": lambda g, n: steps(g, n, tuple(range(CELLS))),
+    "steps at the sparsest": lambda g, n: steps(g, n, (5,)),
+    "steps in one inner cell": lambda g, n: steps(g, n, (3,)),
+    "steps in the sparser half": lambda g, n: steps(g, n, (3, 4, 5)),
+}
+
+
+def false_claims(truth: np.ndarray, draw: Draw, studies: int) -> tuple[float, float]:
+    """Share of studies with a claim: by two lines, and by a parabola."""
+    generator = np.random.default_rng(11)
+    values = draw(generator, studies)
+    means = values.mean(axis=2) + truth
+    errors = values.var(axis=2, ddof=1) / SEEDS
+    x = np.arange(CELLS, dtype=float)
+    p_values, _ = two_lines(means, errors, np.full(CELLS, SEEDS - 1.0), x)
+    return float((p_values < 0.05).mean()), _parabola_claims(means, errors, x)
+
+
+def _parabola_claims(means: np.ndarray, errors: np.ndarray, x: np.ndarray) -> float:
+    centred = x - x.mean()
+    design = np.stack([np.ones_like(x), centred, centred**2], axis=1)
+    inverse = np.linalg.pinv(design)
+    coefficients = means @ inverse.T
+    variance = errors.mean(axis=1) * (inverse[2] ** 2).sum()
+    t = coefficients[:, 2] / np.sqrt(variance)
+    top = -coefficients[:, 1] / (2 * coefficients[:, 2])
+    inside = (top > centred[0]) & (top < centred[-1])
+    return float(((stdtr(CELLS * (SEEDS - 1.0), t) < 0.025) & inside).mean())
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=20_000)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    claims, powers = {}, {}
+    print("False claims of an inverted U: two lines (a parabola alone)")
+    for truth, places in TRUTHS.items():
+        for spread, draw in SPREADS.items():
+            ours, usual = false_claims(places, draw, asked.studies)
+            claims[f"{truth}; {spread}"] = {"two lines": ours, "parabola": usual}
+            print(f"  {truth:20} {spread:26} {100 * ours:5.2f}%  ({100 * usual:.1f}%)", flush=True)
+    print("Power by the size of the fall, in standard deviations between seeds")
+    x = np.arange(CELLS, dtype=float)
+    for seeds in (3, 5, 8):
+        found = {
+            fall: power(x, [seeds] * CELLS, fall=fall, studies=asked.studies)
+            for fall in (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+        }
+        powers[seeds] = found
+        print(f"  {seeds} seeds: " + ", ".join(f"{f:g}: {100 * p:.0f}%" for f, p in found.items()))
+    if asked.json:
+        asked.json.write_text(json.dumps({"claims": claims, "power": powers}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

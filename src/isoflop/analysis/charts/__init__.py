@@ -1,0 +1,1 @@
+"""Figures as values, and as SVG that a page can make live."""

@@ -1,0 +1,1 @@
+"""The paper's questions as tests: pure functions of scores, each with a result record."""

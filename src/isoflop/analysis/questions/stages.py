@@ -1,0 +1,154 @@
+"""What training after pre-training, and computing more while answering, change.
+
+Columns: `stage` tells measurements after pre-training apart ("grpo"); TASK.pass@N and
+TASK.majority@N are accuracies with N samples a question.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from isoflop.analysis.laws.catalogue import law_column
+from isoflop.analysis.questions.equal_loss import clustered_slope
+from isoflop.analysis.statistics import CONFIDENCE, Estimate, estimate
+from isoflop.analysis.tables.columns import SAMPLED
+from isoflop.analysis.tables.run_table import RunTable, group_lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a stage changes in one figure, run by run."""
+
+    stage: str
+    column: str
+    gains: dict[str, Estimate]
+    """After less before, by cell, over its seeds."""
+    overall: Estimate | None
+    """Over the cells' means, one each."""
+    per_doubling: float | None
+    """Change of the gain with each doubling of E/k: below 0, sparse cells gain less."""
+    low: float | None
+    high: float | None
+    unpaired: tuple[str, ...]
+    """Runs with the one measurement and not the other."""
+    reason: str | None
+    """Why there is no trend."""
+
+
+def change_by_stage(table: RunTable, column: str, stage: str) -> Change:
+    """Compare each run's `column` after `stage` with the same run's final pre-training checkpoint.
+
+    Where the stage was measured at several steps, the last counts.
+    """
+    before = _by_run(table.final, column)
+    after = _by_run(_last_step(table.where(table.equal("stage", stage))), column)
+    paired = sorted(set(before) & set(after))
+    unpaired = tuple(sorted(set(before) ^ set(after)))
+    cells: dict[str, list[float]] = {}
+    cell_of = dict(zip(table.runs, table.cells, strict=True))
+    for run in paired:
+        cells.setdefault(cell_of[run], []).append(after[run] - before[run])
+    gains = {cell: estimate(values) for cell, values in sorted(cells.items())}
+    slope, low, high, reason = _trend(table, cells)
+    return Change(
+        stage=stage,
+        column=column,
+        gains=gains,
+        overall=estimate([found.mean for found in gains.values()]) if gains else None,
+        per_doubling=slope,
+        low=low,
+        high=high,
+        unpaired=unpaired,
+        reason=reason,
+    )
+
+
+def _by_run(table: RunTable, column: str) -> dict[str, float]:
+    if column not in table.numbers:
+        return {}
+    values = table.number(column)
+    return {
+        run: float(value)
+        for run, value in zip(table.runs, values, strict=True)
+        if math.isfinite(value)
+    }
+
+
+def _last_step(table: RunTable) -> RunTable:
+    """Only the last step of each run's stage."""
+    if not table.has("grpo_step"):
+        return table
+    steps = table.number("grpo_step")
+    keep = np.zeros(len(table), dtype=bool)
+    for places in group_lines(table.runs).values():
+        keep[max(places, key=lambda place: -1.0 if math.isnan(steps[place]) else steps[place])] = (
+            True
+        )
+    return table.where(keep)
+
+
+def _trend(
+    table: RunTable, cells: dict[str, list[float]]
+) -> tuple[float | None, float | None, float | None, str | None]:
+    """Slope of the gain over log2(E/k) with its clustered interval."""
+    expansion = law_column(table, "expansion")
+    if expansion is None:
+        return None, None, None, "num_experts and top_k are not given"
+    places = dict(zip(table.cells, expansion, strict=True))
+    x, y, labels = [], [], []
+    for number, (cell, gains) in enumerate(cells.items()):
+        x += [math.log2(places[cell])] * len(gains)
+        y += gains
+        labels += [number] * len(gains)
+    if len(set(x)) < 3:
+        return None, None, None, f"{len(set(x))} values of E/k were measured before and after"
+    across = np.array(x)
+    design = np.stack([across - across.mean(), np.ones(len(x))], axis=1)
+    slope, error, freedom = clustered_slope(design, np.array(y), np.array(labels))
+    half = error * float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
+    return slope, slope - half, slope + half, None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledCurve:
+    """Accuracy of one cell against samples a question."""
+
+    cell: str
+    task: str
+    kind: str
+    """"pass" or "majority"."""
+    samples: tuple[int, ...]
+    accuracies: tuple[Estimate, ...]
+    """Over seeds, one for each number of samples."""
+
+
+def sampled_curves(table: RunTable) -> tuple[SampledCurve, ...]:
+    """Every curve of accuracy against samples among final pre-training checkpoints."""
+    columns: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for name in table.numbers:
+        task, _, last = name.rpartition(".")
+        match = SAMPLED.fullmatch(last)
+        if match and task:
+            columns.setdefault((task, match[1]), []).append((int(match[2]), name))
+    found = []
+    final = table.final
+    for (task, kind), named in sorted(columns.items()):
+        for cell, places in group_lines(final.cells).items():
+            points = []
+            for number, name in sorted(named):
+                values = final.number(name)[places]
+                known = [float(v) for v in values if math.isfinite(v)]
+                points += [(number, estimate(known))] if known else []
+            if points:
+                found.append(
+                    SampledCurve(
+                        cell=cell,
+                        task=task,
+                        kind=kind,
+                        samples=tuple(number for number, _ in points),
+                        accuracies=tuple(value for _, value in points),
+                    )
+                )
+    return tuple(found)

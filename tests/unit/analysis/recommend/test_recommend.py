@@ -1,0 +1,291 @@
+"""A recommendation finds the known best, keeps to budgets and memories, and says what it rests on."""
+
+import dataclasses
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from isoflop.analysis.laws import LAWS
+from isoflop.analysis.recommend import Request, recommend
+from isoflop.analysis.recommend.candidates import candidates
+from isoflop.analysis.recommend.columns import task_column
+from isoflop.analysis.recommend.speed import learn_speed
+from isoflop.analysis.recommend.surrogate import learn
+from isoflop.analysis.recommend.text import recommendation_to_json, recommendation_to_text
+from isoflop.analysis.tables.derive import derive
+from isoflop.analysis.tables.run_table import RunTable
+from isoflop.config import UserError
+from isoflop.model.config import ModelConfig
+from isoflop.model.count import active_params, total_params, train_flops_per_token_megatron
+
+NEAR = pytest.approx
+LENGTH = 1024
+
+
+def model(width, experts, top_k=2):
+    return ModelConfig(
+        vocabulary_size=8192,
+        num_layers=8,
+        d_model=width,
+        num_heads=4,
+        d_expert=2 * width,
+        num_experts=experts,
+        top_k=top_k,
+        sequence_length=LENGTH,
+    )
+
+
+@functools.cache
+def study(
+    loss,
+    *,
+    tokens=(1e9, 4e9),
+    noise=0.003,
+    seeds=2,
+    shapes=True,
+    widths=(128, 256, 512),
+    experts=(2, 4, 8, 16, 32),
+):
+    """Runs of three widths and five E, with a loss that is a function of N, E/k and D."""
+    generator = np.random.default_rng(0)
+    lines = []
+    for width in widths:
+        for number in experts:
+            config = model(width, number)
+            flops = train_flops_per_token_megatron(config, LENGTH)
+            for amount in tokens:
+                for seed in range(seeds):
+                    value = loss(active_params(config), number / 2, amount)
+                    value *= np.exp(noise * generator.normal())
+                    lines.append((width, number, amount, seed, value, flops, config))
+    numbers = {
+        "tokens": [line[2] for line in lines],
+        "seed": [float(line[3]) for line in lines],
+        "task.bits_per_byte": [line[4] for line in lines],
+        "train_flops": [line[5] * line[2] for line in lines],
+        "total_params": [float(total_params(line[6])) for line in lines],
+        "active_params": [float(active_params(line[6])) for line in lines],
+        "num_experts": [float(line[1]) for line in lines],
+        "top_k": [2.0] * len(lines),
+        "tokens_per_second": [
+            1 / (line[5] / 1e12 + 2e-13 * total_params(line[6])) for line in lines
+        ],
+    }
+    if shapes:
+        numbers["num_layers"] = [8.0] * len(lines)
+        numbers["d_model"] = [float(line[0]) for line in lines]
+        numbers["d_expert"] = [2.0 * line[0] for line in lines]
+    cells = tuple(f"d{line[0]}-E{line[1]}-{line[2]:.0e}" for line in lines)
+    return derive(
+        RunTable(
+            name="made-up",
+            numbers={name: np.array(values, dtype=float) for name, values in numbers.items()},
+            texts={"cell": cells},
+            places=tuple(map(str, range(len(lines)))),
+        )
+    )
+
+
+def small(loss, **more):
+    """Twelve cells: too few for a law to compete, so that only a surface is learnt."""
+    return study(loss, widths=(128, 512), experts=(2, 8, 32), **more)
+
+
+def bowl(active, expansion, tokens):
+    """Best at E/k = 4, better with size and tokens."""
+    return 0.3 + 3 * active**-0.2 + 8 * tokens**-0.25 + 0.02 * np.log2(expansion / 4) ** 2
+
+
+def monotone(active, expansion, tokens):
+    """Each doubling of E/k helps."""
+    return 0.3 + 3 * active**-0.2 * expansion**-0.12 + 8 * tokens**-0.25
+
+
+@pytest.fixture(scope="module")
+def bowl_table():
+    return study(bowl)
+
+
+@pytest.fixture(scope="module")
+def usual(bowl_table):
+    """What the bowl's study recommends for 3e18 FLOPs."""
+    return recommend(bowl_table, Request(flops=3e18, tasks=(("task", 1.0),)))
+
+
+def test_the_known_best_density_is_recommended(usual):
+    found = usual
+    assert found.best.num_experts == 8
+    assert found.best.top_k == 2
+    truth = bowl(found.best.active_params, 4, found.best.tokens)
+    (prediction,) = found.best.predictions
+    assert prediction.value == NEAR(truth, rel=0.02)
+    assert prediction.low < prediction.value < prediction.high
+    assert found.runner_up is not None
+    assert 0.5 <= found.beats_runner_up <= 1.0
+
+
+def test_where_sparsity_always_helps_the_sparsest_that_fits_is_recommended():
+    table = small(monotone)
+    free = recommend(table, Request(flops=3e18, tasks=(("task", 1.0),)))
+    assert free.best.num_experts >= 32
+    assert any("expansion" in line for line in free.best.at_ends)
+    tight = 2.0 * total_params(model(512, 8))
+    held = recommend(table, Request(flops=3e18, tasks=(("task", 1.0),), serve_memory_bytes=tight))
+    assert held.best.serve_bytes <= tight
+    assert held.best.total_params < free.best.total_params
+    assert any("more memory for serving" in line for line in held.excluded)
+
+
+def test_the_budget_is_spent_and_no_more():
+    by_flops = recommend(small(bowl), Request(flops=2e18, tasks=(("task", 1.0),)))
+    assert by_flops.best.flops == NEAR(2e18, rel=1e-6)
+    by_hours = recommend(small(bowl), Request(gpu_hours=2.0, tasks=(("task", 1.0),)))
+    assert by_hours.best.device_hours == NEAR(2.0, rel=1e-6)
+
+
+def test_wall_clock_prefers_smaller_models_than_flops_where_memory_is_slow():
+    found = recommend(small(monotone), Request(flops=3e18, tasks=(("task", 1.0),)))
+    other = found.wall_clock_best
+    assert other is not None
+    assert other.device_hours == NEAR(found.best.device_hours, rel=1e-6)
+    assert other.total_params <= found.best.total_params
+    back = recommend(
+        small(monotone), Request(gpu_hours=found.best.device_hours, tasks=(("task", 1.0),))
+    )
+    assert back.best.name == other.name
+    assert back.wall_clock_best == back.best
+
+
+def test_tokens_that_did_not_vary_are_held_and_said():
+    found = recommend(study(bowl, tokens=(1e9,)), Request(flops=1e20, tasks=(("task", 1.0),)))
+    assert found.best.tokens == 1e9
+    assert any("nothing is known of other numbers" in note for note in found.notes)
+
+
+def test_what_lies_beyond_the_table_is_said_and_far_beyond_refused():
+    bowl_table = small(bowl)
+    found = recommend(bowl_table, Request(flops=8e18, tasks=(("task", 1.0),)))
+    assert any("tokens" in line for line in found.best.extrapolated)
+    with pytest.raises(UserError, match="too far from what was run"):
+        recommend(bowl_table, Request(flops=1e24, tasks=(("task", 1.0),)))
+
+
+def test_a_next_run_says_how_much_it_settles(usual):
+    found = usual
+    assert len(found.next_runs) == 3
+    shares = [run.share_settled for run in found.next_runs]
+    assert shares == sorted(shares, reverse=True)
+    assert all(0 <= share <= 1 for share in shares)
+    assert len({run.name for run in found.next_runs}) == 3
+
+
+def test_weights_move_the_answer():
+    bowl_table = small(bowl)
+    y = bowl_table.number("task.bits_per_byte")
+    other = monotone(
+        bowl_table.number("active_params"),
+        bowl_table.number("num_experts") / 2,
+        bowl_table.number("tokens"),
+    )
+    table = dataclasses.replace(
+        bowl_table,
+        numbers={**bowl_table.numbers, "facts.bits_per_byte": other, "task.bits_per_byte": y},
+    )
+    chosen = [
+        recommend(table, Request(flops=3e18, tasks=(("task", 1.0), ("facts", weight)))).best
+        for weight in (0.01, 100.0)
+    ]
+    assert chosen[0].num_experts < chosen[1].num_experts
+
+
+def test_candidates_count_as_the_model_does(bowl_table):
+    for found in candidates(bowl_table):
+        config = model(found.d_model, found.num_experts, found.top_k)
+        assert found.total_params == total_params(config)
+        assert found.active_params == active_params(config)
+        exact = train_flops_per_token_megatron(config, LENGTH)
+        assert found.flops_per_token == NEAR(exact, rel=1e-6)
+    assert {c.num_experts for c in candidates(bowl_table)} == {2, 4, 8, 16, 32, 64}
+
+
+def test_without_shapes_only_the_tables_own_cells_are_candidates():
+    found = candidates(study(bowl, shapes=False))
+    assert all(one.measured for one in found)
+    assert len(found) == 15
+
+
+def test_speeds_are_learnt_as_work_and_memory(bowl_table):
+    models = candidates(bowl_table)
+    speed = learn_speed(bowl_table, models)
+    assert speed.seconds_per_flop == NEAR(1e-12, rel=1e-3)
+    assert speed.seconds_per_param == NEAR(2e-13, rel=1e-3)
+    new = next(one for one in models if not one.measured)
+    truth = new.flops_per_token / 1e12 + 2e-13 * new.total_params
+    assert speed.seconds_per_token(new) == NEAR(truth, rel=1e-3)
+    bare = dataclasses.replace(
+        bowl_table,
+        numbers={n: v for n, v in bowl_table.numbers.items() if n != "tokens_per_second"},
+    )
+    assert learn_speed(bare, models) is None
+    with pytest.raises(UserError, match="a budget in GPU-hours needs tokens_per_second"):
+        recommend(bare, Request(gpu_hours=1.0, tasks=(("task", 1.0),)))
+
+
+def test_the_surrogate_that_predicts_left_out_cells_is_taken():
+    from isoflop.analysis.laws.draw import draw_table
+    from isoflop.analysis.laws.law import published_values
+    from isoflop.analysis.recommend.recommend import _runs
+
+    law = LAWS["chinchilla"]
+    wide = draw_table(law, published_values(law).values, noise=0.002, num_seeds=2, seed=0)
+    assert learn(_runs(wide, "train_loss")).kind == "chinchilla"
+    bent = study(bowl)
+    assert learn(_runs(bent, "task.bits_per_byte")).left_out_error < 0.01
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({}, "a budget in FLOPs or in GPU-hours"),
+        ({"flops": 1e18, "gpu_hours": 1.0}, "one of the two"),
+        ({"flops": -1.0}, "must be above 0"),
+        ({"flops": 1e18, "tasks": (("a", 0.0),)}, "the weight of a is 0"),
+    ],
+)
+def test_requests_that_mean_nothing_are_refused(request_, words):
+    with pytest.raises(UserError, match=words):
+        Request(**request_)
+
+
+def test_unknown_tasks_and_mixed_figures_are_refused():
+    bowl_table = small(bowl)
+    with pytest.raises(UserError, match="'maths' is neither a column nor a task; tasks: task"):
+        recommend(bowl_table, Request(flops=3e18, tasks=(("maths", 1.0),)))
+    both = dataclasses.replace(
+        bowl_table,
+        numbers={**bowl_table.numbers, "task.accuracy": np.full(len(bowl_table), 0.5)},
+    )
+    with pytest.raises(UserError, match="losses and accuracies cannot be added"):
+        recommend(both, Request(flops=3e18, tasks=(("task", 1.0), ("task.accuracy", 1.0))))
+    assert task_column(both, "task") == "task.bits_per_byte"
+    with pytest.raises(UserError, match="no candidate fits the memory; the smallest"):
+        recommend(bowl_table, Request(flops=3e18, tasks=(("task", 1.0),), train_memory_bytes=1e3))
+
+
+def test_few_cells_are_refused():
+    table = study(bowl)
+    few = table.where(np.isin(np.array(table.cells), sorted(set(table.cells))[:3]))
+    with pytest.raises(UserError, match=r"3 cells with .* a prediction needs at least 5 cells"):
+        recommend(few, Request(flops=3e18, tasks=(("task", 1.0),)))
+
+
+def test_words_and_json_hold_the_same_answer(usual):
+    found = usual
+    text, data = recommendation_to_text(found), json.loads(recommendation_to_json(found))
+    assert data["best"]["name"] in text
+    assert data["runner_up"]["name"] in text
+    for words in ("Runner-up", "Runs that would settle it most", "Predicted by", "draws"):
+        assert words in text
+    assert data["best"]["num_experts"] == 8
