@@ -1,0 +1,1 @@
+"""GRPO: post-training on rewards, with one engine for sampling and training."""

@@ -1,0 +1,162 @@
+"""What a run of GRPO is: the problems, the rollouts, the objective, the optimiser."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from isoflop.config import UserError
+from isoflop.evaluate.config import ContextStart
+from isoflop.posttrain.settings import AdvantageScale, Aggregation, Divergence
+
+RewardName = Literal["answer", "program_or_answer"]
+"""Rewards by name, see `isoflop.posttrain.rewards`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemSource:
+    """Problems with verifiable answers: a benchmark's file, a probe's, or reasoning-gym's."""
+
+    task: str
+    """A task of `isoflop eval`, or "reasoning_gym:<data set>"."""
+    data: str | None = None
+    """A file, or a folder as the hub has it. None: reasoning-gym makes them."""
+    max_problems: int | None = None
+    """The first so many. None: all; of reasoning-gym's it is how many are made."""
+    seed: int = 0
+    """Of reasoning-gym's problems."""
+    prompt: str = "{question}\n\n"
+    """What the model reads; {question} stands for the problem's own prompt or question. The default
+    is arXiv:2508.18672's: the bare question and a blank line. "{question}" for prompts that are ready,
+    as the probes' are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig:
+    """One run of GRPO. Defaults: arXiv:2508.18672, appendix A.2 and the released train script."""
+
+    train: ProblemSource
+    validation: tuple[ProblemSource, ...] = ()
+    """Asked greedily before the first step and every `validation_steps`."""
+    reward: RewardName = "program_or_answer"
+    num_steps: int = 105
+    """Steps: in the study 15 epochs of 7 steps."""
+    prompts_per_step: int = 1024
+    samples_per_prompt: int = 5
+    mini_batch_prompts: int = 256
+    """Prompts of one optimiser update; prompts_per_step / this many updates a step."""
+    micro_batch_answers: int = 64
+    """Answers computed at once. No influence on results beyond rounding."""
+    max_prompt_tokens: int = 512
+    """Longer prompts are left out and counted."""
+    max_response_tokens: int = 1024
+    temperature: float = 1.0
+    top_p: float = 1.0
+    learning_rate: float = 5e-6
+    """Constant, without warm-up."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+    """Bound on the L2 norm of an update's gradients."""
+    max_gradient_l1_norm: float | None = None
+    """None, or a bound applied after the other: the released code's fault, see
+    `isoflop.posttrain.grpo.clip_by_norm`."""
+    advantage_scale: AdvantageScale = "group_std"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    aggregation: Aggregation = "token_mean"
+    divergence: Divergence = "k3"
+    divergence_coefficient: float = 0.001
+    """Of the divergence from the model before GRPO, in the loss. 0: that model is not kept."""
+    divergence_by_ratio: bool = False
+    """Whether each token's divergence is multiplied by its ratio, see `isoflop.posttrain.grpo`."""
+    entropy_coefficient: float = 0.0
+    balance_coefficient: float = 0.0
+    """Of the routers' balance loss over each micro-batch. Off, as in the study; reported."""
+    z_coefficient: float = 0.0
+    replay_routing: bool = False
+    """Whether updates send each token to the experts that its rollout chose."""
+    router_drift: float = 0.0
+    """Standard deviation of noise on the logits by which rollouts choose experts: what another
+    sampling engine does. To study collapse; 0: one engine, no drift."""
+    old_log_probs: Literal["trainer", "sampler"] = "trainer"
+    """Whose probabilities of the sampled tokens the ratio divides by."""
+    validation_steps: int = 5
+    validation_problems: int | None = None
+    """Of each validation source; None: all."""
+    checkpoint_steps: int | None = None
+    """Steps between kept checkpoints; None: the last alone."""
+    probe_steps: int | None = None
+    """Steps between second-moment probes of the matrices; None: none."""
+    context_start: ContextStart = "end_of_text"
+    """What stands before a prompt, see `EvaluateConfig`."""
+    batch_sequences: int = 128
+    """Places of the sampler."""
+    seed: int = 0
+    """Of the order of problems and of the samples."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_steps",
+            "prompts_per_step",
+            "samples_per_prompt",
+            "mini_batch_prompts",
+            "micro_batch_answers",
+            "max_prompt_tokens",
+            "max_response_tokens",
+            "validation_steps",
+            "batch_sequences",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.prompts_per_step % self.mini_batch_prompts:
+            raise UserError(
+                f"prompts_per_step={self.prompts_per_step} must be a multiple of "
+                f"mini_batch_prompts={self.mini_batch_prompts}"
+            )
+        if self.samples_per_prompt < 2:
+            raise UserError(
+                "samples_per_prompt=1 gives every answer the advantage 0: an answer is compared with "
+                "the others to its problem; use at least 2"
+            )
+        for name in ("checkpoint_steps", "probe_steps", "validation_problems"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value} must be at least 1, or None")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if self.temperature <= 0:
+            raise UserError(
+                f"temperature={self.temperature} must be above 0: greedy samples are all the same"
+            )
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p} must be above 0 and at most 1")
+        if not 0 <= self.clip_low < 1 or self.clip_high < 0:
+            raise UserError(
+                f"clip_low={self.clip_low} must be at least 0 and below 1, and "
+                f"clip_high={self.clip_high} at least 0"
+            )
+        positive = ("learning_rate", "epsilon", "max_gradient_norm")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name}={getattr(self, name)} must be above 0")
+        if self.max_gradient_l1_norm is not None and self.max_gradient_l1_norm <= 0:
+            raise UserError(
+                f"max_gradient_l1_norm={self.max_gradient_l1_norm} must be above 0, or None"
+            )
+        for name in (
+            "divergence_coefficient",
+            "entropy_coefficient",
+            "balance_coefficient",
+            "z_coefficient",
+            "router_drift",
+            "weight_decay",
+        ):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 0")
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimiser updates of one step."""
+        return self.prompts_per_step // self.mini_batch_prompts

@@ -1,0 +1,204 @@
+"""What an answer earns. Programs run in the sandbox and nowhere else; ungradable is counted apart.
+
+    answer             the final answer, by the task's own grader: 1 where it is right, else 0
+    program_or_answer  first a program in the text, whose result is the answer, then the text's own final
+                       answer: the order of arXiv:2508.18672, appendix A.2
+
+A program that hangs or takes too much memory earns nothing and is not asked for another answer, so
+that no text can buy a reward by hiding behind it; one that fails leaves the text to be read. A program
+that the sandbox refuses to run stops everything: rewards that are silently 0 look like training.
+
+Source of the order and of the two forms of programs: arXiv:2508.18672, released reward code. There they
+run in the trainer's own process, the last line outside the time limit, and "def" in prose counts as code.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+
+from isoflop.config import UserError
+from isoflop.evaluate.tasks.problem import Problem, Task
+from isoflop.evaluate.tasks.score import Extraction, Runner, score_texts
+from isoflop.graders import Grade, Verdict, grade_latex, grade_math
+from isoflop.sandbox import Outcome, Program
+
+CODE_TAGS = ("<llm-code>", "</llm-code>")
+"""Around a program in an answer. arXiv:2508.18672, as OpenMathInstruct has them."""
+
+FUNCTION = "simple_math_problem"
+"""Name of a function that returns the answer. TinyGSM, arXiv:2312.09241."""
+
+REWARD_SECONDS = 60.0
+"""For a user's own reward of one answer, in real time. Chosen."""
+
+_FUNCTION_LINE = re.compile(rf"^def {FUNCTION}\s*\(", re.MULTILINE)
+_TOP_LEVEL = re.compile(r"(?:def |class |import |from |@)")
+
+_SHOW_LAST_VALUE = """
+import ast as _ast
+_tree = _ast.parse(_source)
+_last = _tree.body.pop() if _tree.body and isinstance(_tree.body[-1], _ast.Expr) else None
+_names = {"__name__": "__main__"}
+exec(compile(_tree, "<answer>", "exec"), _names)
+if _last is not None:
+    _value = eval(compile(_ast.Expression(_last.value), "<answer>", "eval"), _names)
+    if _value is not None:
+        print(_value)
+"""
+"""Runs a program and prints the value of its last line, once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """What one answer earns."""
+
+    value: float
+    gradable: bool
+    """Whether anything could be graded; what could not earns 0 and is counted."""
+    reason: str | None = None
+    """Why it is not gradable."""
+
+
+RewardFunction = Callable[[Sequence[tuple[Problem, str]]], list[Reward]]
+"""Rewards of many (problem, text), in order."""
+
+UserReward = Callable[[Problem, str], float]
+"""A user's own reward of one text."""
+
+
+def answer_reward(task: Task, sandbox: Runner | None) -> RewardFunction:
+    """1 for a right final answer by the task's grader, numbers read flexibly."""
+
+    def rewards(answers: Sequence[tuple[Problem, str]]) -> list[Reward]:
+        extraction: Extraction = "flexible" if task.scorer == "number" else "strict"
+        grades = score_texts(task, answers, sandbox, extraction=extraction)
+        return [_earned(grade) for grade in grades]
+
+    return rewards
+
+
+def program_or_answer_reward(task: Task, sandbox: Runner) -> RewardFunction:
+    """1 for a right result of the text's program, or else for its right final answer."""
+    read = answer_reward(task, sandbox)
+
+    def rewards(answers: Sequence[tuple[Problem, str]]) -> list[Reward]:
+        found = [program_in(text) for _, text in answers]
+        programs = {place: program for place, program in enumerate(found) if program is not None}
+        outcomes = sandbox.run(programs.values())
+        results: dict[int, Reward] = {}
+        for place, outcome in zip(programs, outcomes, strict=True):
+            reward = _of_program(task, answers[place][0], outcome)
+            if reward is not None:
+                results[place] = reward
+        left = [place for place in range(len(answers)) if place not in results]
+        read_rewards = read([answers[place] for place in left])
+        results |= zip(left, read_rewards, strict=True)
+        return [results[place] for place in range(len(answers))]
+
+    return rewards
+
+
+def program_in(text: str) -> Program | None:
+    """The program that a text holds, which prints its answer; None: it holds none.
+
+    >>> program_in("It was definitely 18.") is None
+    True
+    """
+    begin, end = CODE_TAGS
+    if begin in text:
+        code = text.split(begin, 1)[1].split(end, 1)[0]
+        return Program(source=f"_source = {code!r}\n{_SHOW_LAST_VALUE}")
+    if _FUNCTION_LINE.search(text):
+        return Program(source=f"{definitions_in(text)}\nprint({FUNCTION}())\n")
+    return None
+
+
+def definitions_in(text: str) -> str:
+    """The imports, functions and classes that begin a line, with their bodies; no prose.
+
+    >>> print(definitions_in("So:\\ndef f():\\n    return 2\\nThe answer is 2."))
+    def f():
+        return 2
+    """
+    kept: list[str] = []
+    inside = False
+    for line in text.split("\n"):
+        inside = bool(_TOP_LEVEL.match(line)) or (inside and (not line or line[0] in " \t)]}"))
+        if inside:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def _of_program(task: Task, problem: Problem, outcome: Outcome) -> Reward | None:
+    """What a program's result earns; None: it gave none, so the text is read."""
+    why = f"{outcome.verdict}: {outcome.reason}"
+    if outcome.verdict == "refused":
+        raise UserError(
+            f"the sandbox refuses to run programs here ({outcome.reason}), and rewards need it; see "
+            "`isoflop doctor --sandbox`, or use reward='answer'"
+        )
+    if outcome.verdict in ("time-out", "memory"):
+        return Reward(value=0.0, gradable=False, reason=why)
+    lines = outcome.stdout.strip().split("\n")
+    if outcome.verdict != "passed" or not lines[-1].strip():
+        return None
+    result = lines[-1].strip()
+    if task.scorer == "latex":
+        return _earned(grade_latex(result, problem.golds[0]))
+    return _earned(grade_math(result, problem.golds[0], "flexible"))
+
+
+def _earned(grade: Grade) -> Reward:
+    gradable = grade.verdict is not Verdict.UNGRADABLE
+    value = 1.0 if grade.verdict is Verdict.CORRECT else 0.0
+    return Reward(value=value, gradable=gradable, reason=None if gradable else grade.reason)
+
+
+def each(reward: UserReward, *, seconds: float = REWARD_SECONDS) -> RewardFunction:
+    """A user's reward of one text as one of many.
+
+    Raises (when called):
+        UserError: it raised, took longer than `seconds`, or gave no finite number; the problem is
+            named. A reward that is missing must stop the run: 0 would be an answer.
+    """
+
+    def rewards(answers: Sequence[tuple[Problem, str]]) -> list[Reward]:
+        threads = ThreadPoolExecutor(1)
+        try:
+            return [_user_reward(threads, reward, one, seconds) for one in answers]
+        finally:
+            # A reward that hangs cannot be ended, only left behind.
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    return rewards
+
+
+def _user_reward(
+    threads: ThreadPoolExecutor, reward: UserReward, answer: tuple[Problem, str], seconds: float
+) -> Reward:
+    problem, text = answer
+    where = f"the reward of problem {problem.id!r} for the answer {text[:60]!r}"
+    future = threads.submit(reward, problem, text)
+    try:
+        value = future.result(timeout=seconds)
+    except FutureTimeoutError:
+        raise UserError(f"{where} took longer than {seconds:g} s; make it faster") from None
+    except BaseException as error:
+        # Whatever a user's code raises is the user's to see, in one line.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise UserError(f"{where} raised {type(error).__name__}: {error}") from error
+    if isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where} is {value!r}; it must be a finite number")
+    return Reward(value=float(value), gradable=True)
+
+
+def share_ungradable(rewards: Iterable[Reward]) -> float | None:
+    """Share of answers that could not be graded; None of none."""
+    found = [not one.gradable for one in rewards]
+    return sum(found) / len(found) if found else None

@@ -1,0 +1,115 @@
+"""One run of GRPO in a folder of its own, named by everything that decides its rows.
+
+<out>/grpo/<name>-<digest>/    config.json, env.json, rows as `loop` writes them, DONE
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from isoflop.evaluate.tasks.load import problems_digest
+from isoflop.evaluate.tasks.run import file_digest
+from isoflop.folders import StageFolder, stage_folder, working_in
+from isoflop.posttrain.config import GrpoConfig
+from isoflop.posttrain.loop import GrpoRun, Progress, train_grpo
+from isoflop.posttrain.problems import ProblemSet, load_problems
+from isoflop.posttrain.rewards import RewardFunction
+from isoflop.sandbox import Sandbox
+from isoflop.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoStage:
+    """Everything that the rows depend on."""
+
+    grpo: GrpoConfig
+    checkpoint: str
+    """Digest of the weights."""
+    tokenizer: str
+    """Digest of the tokenizer's file."""
+    train: str
+    """Digest of the problems as they are asked."""
+    validation: tuple[str, ...]
+    reward: str
+    """"config", or the name that the caller gives a reward of its own."""
+
+
+def run_grpo(
+    checkpoint: Path,
+    tokenizer: Tokenizer,
+    config: GrpoConfig,
+    *,
+    out: Path,
+    name: str,
+    progress: Progress,
+    rewards: RewardFunction | None = None,
+    reward_name: str = "config",
+    device: str = "cpu",
+) -> Path:
+    """The folder of the finished run, made or found complete.
+
+    Args:
+        rewards: in place of the config's, for training and validation; see `rewards.each` for a
+            function of one text.
+        reward_name: names `rewards` in the folder's digest: another reward, another name.
+
+    Raises:
+        UserError: another process works in the folder, or see `train_grpo` and `load_problems`.
+    """
+    with Sandbox() as sandbox:
+        sets = [
+            load_problems(source, config.reward, sandbox)
+            for source in (config.train, *config.validation)
+        ]
+        if rewards is not None:
+            sets = [_rewarded_by(one, rewards) for one in sets]
+        folder = grpo_folder(checkpoint, tokenizer, config, sets, out, name, reward_name)
+        if folder.done:
+            return folder.path
+        with working_in(folder, device=device) as path:
+            train_grpo(
+                GrpoRun(
+                    checkpoint=checkpoint,
+                    tokenizer=tokenizer,
+                    config=config,
+                    train=sets[0],
+                    validation=tuple(sets[1:]),
+                    digest=folder.digest,
+                    device=device,
+                ),
+                path,
+                progress,
+            )
+            folder.finish()
+    return folder.path
+
+
+def grpo_folder(
+    checkpoint: Path,
+    tokenizer: Tokenizer,
+    config: GrpoConfig,
+    sets: Sequence[ProblemSet],
+    out: Path,
+    name: str,
+    reward_name: str,
+) -> StageFolder:
+    """The folder's name, without making it."""
+    train, *validation = (problems_digest(one.problems) for one in sets)
+    stage = GrpoStage(
+        grpo=config,
+        checkpoint=file_digest(checkpoint / "model.safetensors"),
+        tokenizer=file_digest(tokenizer.path),
+        train=train,
+        validation=tuple(validation),
+        reward=reward_name,
+    )
+    return stage_folder(out, "grpo", name, stage)
+
+
+def _rewarded_by(problems: ProblemSet, rewards: RewardFunction) -> ProblemSet:
+    return ProblemSet(
+        name=problems.name,
+        problems=problems.problems,
+        rewards=rewards,
+        num_set_aside=problems.num_set_aside,
+    )

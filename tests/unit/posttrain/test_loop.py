@@ -1,0 +1,273 @@
+"""A run of GRPO: rows that add up, a kill that costs nothing, and learning where there is a signal."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from isoflop.config import UserError
+from isoflop.model.checkpoint import load_checkpoint, save_checkpoint
+from isoflop.model.transformer import Transformer
+from isoflop.posttrain import loop, rollouts
+from isoflop.posttrain.loop import GrpoRun, train_grpo
+from isoflop.posttrain.rows import GrpoStepRow, GrpoValidationRow, RolloutRow
+from isoflop.records import read_rows
+
+DIGITS = "0123456789"
+
+
+def run(checkpoint, tokenizer, config, problems, **changes) -> GrpoRun:
+    fields = {
+        "checkpoint": checkpoint,
+        "tokenizer": tokenizer,
+        "config": config,
+        "train": problems,
+        "validation": (problems,),
+        "digest": "d",
+    }
+    return GrpoRun(**(fields | changes))
+
+
+def trained(folder, *given, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    train_grpo(run(*given, **changes), folder, lambda done, total, reward: None)
+    return folder
+
+
+def same(one, other) -> None:
+    """All that does not tell times is the same bytes."""
+    names = ["steps.jsonl", "validation.jsonl", "left_out.jsonl"]
+    names += [str(path.relative_to(one)) for path in sorted(one.rglob("step-*.jsonl"))]
+    names += [str(path.relative_to(one)) for path in sorted(one.rglob("*.safetensors"))]
+    assert len(names) > 6
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_rows_tell_what_was_sampled_and_learned(
+    checkpoint, tokenizer, make_config, problems, tmp_path
+):
+    folder = trained(tmp_path / "run", checkpoint, tokenizer, make_config(), problems)
+    steps = list(read_rows(folder / "steps.jsonl", GrpoStepRow))
+    assert [row.step for row in steps] == [1, 2, 3]
+    for row in steps:
+        answers = list(read_rows(folder / "answers" / f"step-{row.step:08d}.jsonl", RolloutRow))
+        assert len(answers) == row.num_answers == 12
+        assert row.reward == pytest.approx(sum(one.reward for one in answers) / 12)
+        lengths = [len(one.response_tokens) for one in answers]
+        assert row.response_tokens == pytest.approx(sum(lengths) / 12)
+        assert max(lengths) <= 5
+        for one in answers:
+            ended = one.response_tokens[-1] == tokenizer.end_of_text_id
+            assert ended == (one.finish == "end_of_text")
+        assert row.update_l2_norm > 0
+        assert row.largest_ratio_deviation == 0.0
+        assert row.balance_loss > (0.9, 0.9)
+    assert steps[0].divergence < steps[-1].divergence
+    validation = list(read_rows(folder / "validation.jsonl", GrpoValidationRow))
+    assert [row.step for row in validation] == [0, 2, 3]
+    assert {row.num_problems for row in validation} == {12}
+    after = load_checkpoint(folder / "checkpoints" / "step-00000003")
+    before = load_checkpoint(checkpoint)
+    changed = [
+        not torch.equal(one, two)
+        for one, two in zip(before.parameters(), after.parameters(), strict=True)
+    ]
+    assert all(changed)
+    assert not (folder / "rollouts").exists()
+    assert not (folder / "resume.safetensors").exists()
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+KILLS = [
+    ("isoflop.posttrain.rollouts", "_rewarded", 2),
+    ("isoflop.posttrain.rollouts", "_rewarded", 5),
+    ("isoflop.posttrain.loop", "update", 3),
+    ("isoflop.posttrain.loop", "save_checkpoint", 1),
+    ("isoflop.posttrain.loop", "_validate", 2),
+    ("isoflop.posttrain.loop", "append_row", 4),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "at"), KILLS)
+@pytest.mark.parametrize("saved_each_step", [True, False])
+def test_killed_anywhere_it_ends_with_the_same_rows(
+    checkpoint, tokenizer, make_config, problems, tmp_path, monkeypatch, module, name, at,
+    saved_each_step,
+):  # fmt: skip
+    """Rollouts in flight included: parts that are there are not sampled again."""
+    if saved_each_step:
+        monkeypatch.setattr(loop, "RESUME_SECONDS", 0.0)
+    config = make_config(replay_routing=True, router_drift=0.3)
+    whole = trained(tmp_path / "whole", checkpoint, tokenizer, config, problems)
+    owner = {"isoflop.posttrain.rollouts": rollouts, "isoflop.posttrain.loop": loop}[module]
+    original, calls = getattr(owner, name), []
+
+    def killing(*arguments, **options):
+        calls.append(name)
+        if len(calls) == at:
+            raise Killed
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killing)
+        with pytest.raises(Killed):
+            trained(tmp_path / "cut", checkpoint, tokenizer, config, problems)
+    trained(tmp_path / "cut", checkpoint, tokenizer, config, problems)
+    same(whole, tmp_path / "cut")
+
+
+def test_parts_in_flight_are_read_and_not_made_again(
+    checkpoint, tokenizer, make_config, problems, tmp_path, monkeypatch
+):
+    made = []
+    original = rollouts._sample
+
+    def counted(*arguments):
+        made.append(arguments[-1])
+        if len(made) == 2:
+            raise Killed
+        return original(*arguments)
+
+    monkeypatch.setattr(rollouts, "_sample", counted)
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        trained(folder, checkpoint, tokenizer, make_config(), problems)
+    made.append("resumed")
+    trained(folder, checkpoint, tokenizer, make_config(), problems)
+    # Two parts a step: the first of step 1 was there.
+    assert made == [1, 1, "resumed", 1, 2, 2, 3, 3]
+
+
+def test_it_learns_what_is_rewarded_and_not_from_chance(
+    checkpoint, tokenizer, make_config, problems, tmp_path
+):
+    """Rewarded for digits it comes to write digits; by a coin it does not."""
+
+    def digits(answers):
+        from isoflop.posttrain.rewards import Reward
+
+        return [
+            Reward(value=sum(c in DIGITS for c in text) / 5, gradable=True) for _, text in answers
+        ]
+
+    def coin(answers):
+        from isoflop.posttrain.rewards import Reward
+
+        source = torch.Generator().manual_seed(len(answers))
+        return [
+            Reward(value=float(torch.rand((), generator=source) < 0.5), gradable=True)
+            for _ in answers
+        ]
+
+    config = make_config(
+        num_steps=15,
+        prompts_per_step=12,
+        mini_batch_prompts=12,
+        samples_per_prompt=8,
+        micro_batch_answers=96,
+        batch_sequences=96,
+        learning_rate=1e-2,
+        validation_steps=15,
+    )
+    ends = {}
+    for name, rewards in (("digits", digits), ("coin", coin)):
+        judged = dataclasses.replace(problems, rewards=digits)
+        taught = dataclasses.replace(problems, rewards=rewards)
+        folder = trained(
+            tmp_path / name, checkpoint, tokenizer, config, taught, validation=(judged,)
+        )
+        rows = list(read_rows(folder / "validation.jsonl", GrpoValidationRow))
+        ends[name] = rows[0].reward, rows[-1].reward
+    assert ends["digits"][1] > 0.8 > 0.3 > ends["digits"][0]
+    assert ends["coin"][1] < 0.3
+
+
+def test_prompts_too_long_are_left_out_and_counted(
+    checkpoint, tokenizer, make_config, problems, tmp_path
+):
+    long = dataclasses.replace(problems.problems[0], id="long", prompt="9" * 40)
+    more = dataclasses.replace(problems, problems=(*problems.problems, long))
+    folder = trained(tmp_path / "run", checkpoint, tokenizer, make_config(), more)
+    (validation, *_) = read_rows(folder / "validation.jsonl", GrpoValidationRow)
+    assert (validation.num_problems, validation.num_left_out) == (12, 1)
+    assert (folder / "left_out.jsonl").read_text().count('"problem": "long"') == 2
+
+
+def test_a_reward_that_is_missing_stops_the_run_and_it_goes_on_when_mended(
+    checkpoint, tokenizer, make_config, problems, tmp_path
+):
+    whole = trained(tmp_path / "whole", checkpoint, tokenizer, make_config(), problems)
+
+    def broken(answers):
+        raise UserError("the reward of problem '3' is nan")
+
+    broken_set = dataclasses.replace(problems, rewards=broken)
+    with pytest.raises(UserError, match="is nan"):
+        trained(tmp_path / "cut", checkpoint, tokenizer, make_config(), broken_set)
+    trained(tmp_path / "cut", checkpoint, tokenizer, make_config(), problems)
+    same(whole, tmp_path / "cut")
+
+
+def test_what_does_not_fit_together_is_refused(
+    checkpoint, tokenizer, make_config, problems, shape, tmp_path
+):
+    asked = (checkpoint, tokenizer)
+    with pytest.raises(UserError, match="12 problems are fewer than prompts_per_step=16"):
+        trained(
+            tmp_path / "a", *asked, make_config(prompts_per_step=16, mini_batch_prompts=8), problems
+        )
+    small = Transformer(dataclasses.replace(shape, vocabulary_size=200))
+    save_checkpoint(small, tmp_path / "small")
+    with pytest.raises(UserError, match="has 257 tokens but the model 200"):
+        trained(tmp_path / "b", tmp_path / "small", tokenizer, make_config(), problems)
+    empty = dataclasses.replace(
+        problems, problems=(dataclasses.replace(problems.problems[0], prompt=""),)
+    )
+    with pytest.raises(UserError, match="has an empty prompt"):
+        trained(tmp_path / "c", *asked, make_config(context_start="nothing"), empty)
+    with pytest.raises(UserError, match="all 12 prompts are longer than 2 tokens"):
+        trained(tmp_path / "d", *asked, make_config(max_prompt_tokens=2), problems)
+    folder = trained(tmp_path / "e", *asked, make_config(), problems)
+    shutil.rmtree(folder / "answers")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mini_batch_prompts": 3}, "prompts_per_step=4 must be a multiple"),
+        ({"samples_per_prompt": 1}, "gives every answer the advantage 0"),
+        ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"clip_low": 1.0}, "clip_low=1.0"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0"),
+        ({"max_gradient_l1_norm": 0.0}, "max_gradient_l1_norm=0.0"),
+        ({"router_drift": -1.0}, "router_drift=-1.0"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"checkpoint_steps": 0}, "checkpoint_steps=0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make_config, changes, message):
+    with pytest.raises(UserError, match=message):
+        make_config(**changes)
+
+
+def test_defaults_are_the_studys():
+    from isoflop.posttrain.config import GrpoConfig, ProblemSource
+
+    config = GrpoConfig(train=ProblemSource(task="gsm8k"))
+    assert (config.prompts_per_step, config.samples_per_prompt, config.updates_per_step) == (
+        1024,
+        5,
+        4,
+    )
+    assert (config.learning_rate, config.divergence_coefficient, config.num_steps) == (
+        5e-6,
+        1e-3,
+        105,
+    )
+    assert config.max_gradient_l1_norm is None

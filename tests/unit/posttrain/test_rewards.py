@@ -1,0 +1,193 @@
+"""What earns a reward and what does not: hard cases in a table, and nothing silently zero."""
+
+import time
+
+import pytest
+
+from isoflop.config import UserError
+from isoflop.evaluate.tasks.names import find_task
+from isoflop.evaluate.tasks.problem import Problem
+from isoflop.posttrain.config import ProblemSource
+from isoflop.posttrain.problems import load_problems
+from isoflop.posttrain.rewards import (
+    answer_reward,
+    definitions_in,
+    each,
+    program_in,
+    program_or_answer_reward,
+)
+from isoflop.sandbox import Limits, Outcome, Sandbox
+
+
+def problem(gold: str = "18", task: str = "gsm8k") -> Problem:
+    return Problem(
+        id="p1",
+        task=task,
+        prompt="How many?\n\n",
+        answer=gold,
+        golds=(gold,),
+        choices=None,
+        program=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(workers=1, limits=Limits(cpu_seconds=1.0, wall_seconds=5.0)) as opened:
+        yield opened
+
+
+FUNCTION = "def simple_math_problem() -> int:\n    eggs = 16 - 3 - 4\n    return eggs * 2\n"
+
+TEXTS = [
+    ("so 9 * 2 = 18\n#### 18", 1.0, True),
+    ("The answer is 17.", 0.0, True),
+    ("It was definitely 18.", 1.0, True),  # "def" in prose is no code.
+    ("no number here", 0.0, False),
+    ("", 0.0, False),
+    ("<llm-code>\n9 * 2\n</llm-code>", 1.0, True),
+    ("<llm-code>\nx = 9\nx * 2\n</llm-code> so it is 5", 1.0, True),  # The program decides.
+    ("<llm-code>\nprint(9 * 2)\n</llm-code>", 1.0, True),  # Printed once, no None after it.
+    ("<llm-code>\n1 / 0\n</llm-code>\nThe answer is 18.", 1.0, True),  # It failed: the text.
+    ("<llm-code>\nx = (\n</llm-code>\nThe answer is 18.", 1.0, True),
+    ("<llm-code>\nwhile True: pass\n</llm-code>\nThe answer is 18.", 0.0, False),  # It hung.
+    ("<llm-code>\n9 * 2", 1.0, True),  # Cut off before the closing tag.
+    (FUNCTION, 1.0, True),  # Begins with def.
+    ("Here it is:\n" + FUNCTION + "That gives 5.", 1.0, True),
+    (
+        "import math\nprose\ndef half(x):\n    return x / 2\n"
+        + FUNCTION.replace("eggs * 2", "math.floor(half(eggs) * 4)"),
+        1.0,
+        True,
+    ),
+    ("def simple_math_problem():\n    return 17\n18", 0.0, True),
+    ("def other():\n    return 18\n", 1.0, True),  # No such function: the text's last number.
+    ("\ud800 18", 1.0, True),
+    ("<llm-code>\n'\x00'\n18\n</llm-code>", 1.0, True),
+]
+
+
+@pytest.mark.parametrize(("text", "value", "gradable"), TEXTS)
+def test_programs_come_first_and_then_the_text(sandbox, text, value, gradable):
+    (reward,) = program_or_answer_reward(find_task("gsm8k"), sandbox)([(problem(), text)])
+    assert (reward.value, reward.gradable) == (value, gradable), reward.reason
+    assert gradable or reward.reason
+
+
+def test_many_at_once_stand_in_their_order(sandbox):
+    rewards = program_or_answer_reward(find_task("gsm8k"), sandbox)
+    found = rewards([(problem(), text) for text, *_ in TEXTS])
+    assert [one.value for one in found] == [value for _, value, _ in TEXTS]
+    assert rewards([]) == []
+
+
+def test_a_program_cannot_reach_the_gold_answer_nor_the_trainer(sandbox):
+    texts = [
+        "<llm-code>\nimport os\nos._exit(0)\n</llm-code>",
+        "<llm-code>\nimport sys\nsys.exit()\n</llm-code>",
+        "<llm-code>\nopen('/etc/passwd').read()\n</llm-code>",
+        "<llm-code>\n__import__('socket').create_connection(('127.0.0.1', 1))\n</llm-code>",
+        "<llm-code>\nclass A:\n    def __eq__(self, o): return True\nA()\n</llm-code>",
+    ]
+    for reward in program_or_answer_reward(find_task("gsm8k"), sandbox)(
+        [(problem(), text) for text in texts]
+    ):
+        assert reward.value == 0.0
+
+
+def test_latex_answers_are_compared_as_mathematics(sandbox):
+    pytest.importorskip("math_verify")
+    rewards = program_or_answer_reward(find_task("math500"), sandbox)
+    asked = [
+        (problem(r"\frac{1}{2}", "math500"), r"so $\boxed{0.5}$"),
+        (problem(r"\frac{1}{2}", "math500"), "<llm-code>\n1 / 2\n</llm-code>"),
+        (problem(r"\frac{1}{2}", "math500"), r"$\boxed{2}$"),
+    ]
+    assert [one.value for one in rewards(asked)] == [1.0, 1.0, 0.0]
+
+
+def test_a_refused_program_stops_everything():
+    class Refusing:
+        def run(self, programs):
+            for _ in programs:
+                yield Outcome(verdict="refused", reason="no namespaces", stdout="", cpu_seconds=0.0)
+
+    with pytest.raises(UserError, match=r"refuses to run programs here \(no namespaces\)"):
+        program_or_answer_reward(find_task("gsm8k"), Refusing())([(problem(), FUNCTION)])
+
+
+def test_definitions_without_prose():
+    text = (
+        "I think\nimport math\nso then\n"
+        + FUNCTION
+        + "\nand\nx = 3\n@cache\ndef g(\n    a,\n):\n    pass"
+    )
+    assert definitions_in(text) == (
+        "import math\n" + FUNCTION + "\n@cache\ndef g(\n    a,\n):\n    pass"
+    )
+    assert program_in("a definition: def simple_math_problem is") is None
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (lambda problem, text: float("nan"), "is nan; it must be a finite number"),
+        (lambda problem, text: None, "is None; it must be a finite number"),
+        (lambda problem, text: 1 / 0, "raised ZeroDivisionError: division by zero"),
+        (lambda problem, text: time.sleep(5), "took longer than 0.1 s"),
+    ],
+)
+def test_a_users_reward_that_is_missing_stops_the_run(reward, message):
+    rewards = each(reward, seconds=0.1)
+    with pytest.raises(UserError, match="reward of problem 'p1' for the answer 'so'") as caught:
+        rewards([(problem(), "so")])
+    assert message in str(caught.value)
+
+
+def test_a_users_reward_counts_as_it_is():
+    rewards = each(lambda problem, text: len(text) > 1)
+    assert [one.value for one in rewards([(problem(), "ab"), (problem(), "a")])] == [1.0, 0.0]
+
+
+def test_reasoning_gym_makes_and_verifies_problems(sandbox):
+    pytest.importorskip("reasoning_gym")
+    source = ProblemSource(task="reasoning_gym:chain_sum", max_problems=5, seed=3)
+    found = load_problems(source, "answer", sandbox)
+    again = load_problems(source, "answer", sandbox)
+    assert [one.prompt for one in found.problems] == [one.prompt for one in again.problems]
+    assert all(one.prompt.endswith("\n\n") for one in found.problems)
+    right = [(one, one.golds[0]) for one in found.problems]
+    wrong = [(one, "x") for one in found.problems]
+    assert [one.value for one in found.rewards(right)] == [1.0] * 5
+    assert max(one.value for one in found.rewards(wrong)) < 1.0
+    (silent,) = found.rewards([(found.problems[0], " \n")])
+    assert (silent.value, silent.gradable) == (0.0, False)
+    with pytest.raises(UserError, match="reasoning_gym:no_such_set"):
+        load_problems(ProblemSource(task="reasoning_gym:no_such_set"), "answer", sandbox)
+
+
+def test_answers_by_the_probes_own_rule(exact):
+    first = exact.problems[0]
+    assert [one.value for one in exact.rewards([(first, "0"), (first, "1"), (first, "")])] == [
+        1.0,
+        0.0,
+        0.0,
+    ]
+
+
+def test_tasks_without_answers_and_prompts_without_questions_are_refused(sandbox, problem_file):
+    for source, message in (
+        (ProblemSource(task="hellaswag"), "generates no answers"),
+        (ProblemSource(task="gsm9k"), "no task"),
+        (
+            ProblemSource(task="probes", data=str(problem_file), prompt="x"),
+            "must contain {question}",
+        ),
+    ):
+        with pytest.raises(UserError, match=message.replace("{", r"\{").replace("}", r"\}")):
+            load_problems(source, "answer", sandbox)
+
+
+def test_the_answer_reward_reads_numbers_flexibly():
+    rewards = answer_reward(find_task("gsm8k"), None)
+    assert rewards([(problem(), "it is 18 eggs")])[0].value == 1.0
