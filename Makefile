@@ -20,7 +20,7 @@ check: .venv/dev.done  ## style, types, import rules
 	$(BIN)/lint-imports
 
 bench: .venv/dev.done  ## speed against transformers, both in one run
-	$(BIN)/python benchmarks/train_speed.py
+	$(BIN)/isoflop bench train
 
 golden: .venv/dev.done  ## record the golden files again; review the diff like code
 	$(BIN)/python -m pytest tests/golden --record-golden

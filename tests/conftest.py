@@ -1,5 +1,10 @@
 """Shapes and types written in signatures are checked in every test; production pays nothing."""
 
+import os
+
+# Threads that wait for each other on a busy machine make small tests a hundred times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from jaxtyping import install_import_hook
 

@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "tutorial.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "tutorial.md", ROOT / "docs" / "tutorial-analysis.md"]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.M | re.S)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_blocks_of_a_page_run_in_order(page, tmp_path):
+def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     """Python blocks that define experiment() are saved as mine.py, as the pages say; shell lines
-    run beside them on a folder of notes."""
+    run beside them on a folder of notes, and beside docs/ with its example."""
     notes = tmp_path / "notes"
     notes.mkdir()
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
     for number in range(40):
         words = [f"word{(number * 7 + i) % 50}" for i in range(900)]
         (notes / f"note{number}.txt").write_text(" ".join(words))
@@ -35,7 +37,12 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path):
 
 
 def _run(line: str, folder: Path) -> None:
-    command = shlex.split(line)
+    # Names with a star as a shell has them.
+    command = [
+        name
+        for part in shlex.split(line)
+        for name in (sorted(map(str, folder.glob(part))) if "*" in part else [part])
+    ]
     assert command[0] == "isoflop", f"the test knows how to run isoflop, not {line!r}"
     # One small seed and cell list: the page's study, shortened by the page's own --set.
     small = [

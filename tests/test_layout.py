@@ -9,14 +9,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "isoflop"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+C_FILES = sorted(path for pattern in ("*.c", "*.h") for path in PACKAGE.rglob(pattern))
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
 
 
 def test_every_source_file_stands_once_on_the_architecture_page():
     page = (ROOT / "ARCHITECTURE.md").read_text()
-    listed = re.findall(r"^- `([\w/]+\.py)`", page, re.M)
-    assert sorted(listed) == [str(path.relative_to(PACKAGE)) for path in FILES]
+    listed = re.findall(r"^- `([\w/]+\.(?:py|c|h))`", page, re.M)
+    assert sorted(listed) == sorted(str(path.relative_to(PACKAGE)) for path in (*FILES, *C_FILES))
 
 
 def test_every_row_type_stands_on_the_architecture_page():
@@ -32,6 +33,13 @@ def _docstring_lines(node: ast.FunctionDef) -> int:
     """A long docstring is no fault: the cap is on code."""
     first = node.body[0]
     return first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
+
+
+@pytest.mark.parametrize("path", C_FILES, ids=lambda path: path.name)
+def test_c_sources_are_short_and_say_what_they_do(path):
+    text = path.read_text()
+    assert text.startswith("/* ")
+    assert text.count("\n") <= MAX_FILE_LINES
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

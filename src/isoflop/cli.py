@@ -1,11 +1,12 @@
 """The command line. Every command is one documented Python call; see docs/reference.md.
 
-Exit status 0 when the work is done, 1 when a cell failed, 2 with one line for a
+Exit status 0 when the work is done, 1 when a cell or a law failed, 2 with one line for a
 user's mistake, 130 after an interrupt (run again to go on).
 """
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,13 @@ import typer
 from typer.exceptions import TyperException
 
 from isoflop import __version__
+from isoflop.analysis.commands import figure_command, fit_command, recommend_command
+from isoflop.bench.commands import app as bench_app
+from isoflop.commands.evaluate import app as evaluate_app
+from isoflop.commands.grpo import app as grpo_app
 from isoflop.config import UserError, override
+from isoflop.corpus.commands import app as corpus_app
+from isoflop.terminal import output_console
 
 app = typer.Typer(
     help="A laboratory for pre-training decisions: how sparse, on which data.",
@@ -22,6 +29,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(evaluate_app)
+app.add_typer(grpo_app)
+app.add_typer(bench_app, name="bench")
+app.add_typer(corpus_app, name="corpus")
+app.command("fit")(fit_command)
+app.command("recommend")(recommend_command)
+app.command("figure")(figure_command)
 
 Name = Annotated[
     str, typer.Argument(help="An experiment's name (see `isoflop list`) or a Python file of yours.")
@@ -71,6 +86,8 @@ def plan(name: Name, changes: Changes = None, as_json: AsJson = False) -> None:
         seeds=experiment.seeds,
         micro_batch_tokens=micro_batch * train.sequence_length,
         precision=train.precision,
+        ops="torch" if train.ops == "torch" else "native",
+        recompute=train.recompute,
         # The speed of a core says nothing of runs that need a GPU, which train in bfloat16.
         machine=ONE_CPU_CORE if train.precision == "float32" else None,
     )
@@ -111,13 +128,140 @@ def run(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A study's folder, e.g. runs/demo.")],
+    path: Annotated[
+        Path, typer.Argument(help="A study's folder, e.g. runs/demo, or any table of runs.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a table's report. Default: NAME-report.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Relative difference of active parameters that is equal.")
+    ] = 0.01,
 ) -> None:
-    """Join the rows of a study again and write its table, figures and report."""
-    from isoflop.sweep.run import report_study
+    """Join the rows of a study again, or read any table of runs, and write tables and report."""
+    from isoflop.analysis.families import TOLERANCE
 
-    report_study(folder)
+    if (path / "study.json").is_file():
+        from isoflop.sweep.run import report_study
+
+        if out is not None:
+            raise UserError(f"{path}: a study's report lies in its folder; leave --out {out} out")
+        if tolerance != TOLERANCE:
+            raise UserError(
+                f"{path}: a study was matched when it was designed; leave --tolerance out"
+            )
+        report_study(path)
+        folder = path
+    else:
+        from isoflop.analysis.report import report_table
+
+        folder = out or Path(f"{path.stem}-report")
+        report_table(path, folder, tolerance)
     typer.echo(f"{folder / 'report.html'}\n{folder / 'table.csv'}")
+
+
+class ExportFormat(StrEnum):
+    """What a checkpoint can be exported to."""
+
+    HF = "hf"
+
+
+class WeightType(StrEnum):
+    """What exported weights are stored in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@app.command("export")
+def export_command(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint's folder, or a run's: then its last checkpoint.")
+    ],
+    directory: Annotated[Path, typer.Argument(help="The new folder to write.")],
+    to: Annotated[ExportFormat, typer.Option(help="hf: a Mixtral that transformers opens.")],
+    dtype: Annotated[
+        WeightType, typer.Option(help="Of the weights; bfloat16 changes the logits.")
+    ] = WeightType.FLOAT32,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="A tokenizer.json, or none. Default: the checkpoint's or study's."
+        ),
+    ] = None,
+    end_of_text: Annotated[
+        str | None, typer.Option(help="Token of --tokenizer FILE that ends documents.")
+    ] = None,
+    max_shard_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Of one weights file. Default: 5,000,000,000.")
+    ] = None,
+) -> None:
+    """Write a checkpoint in a form that other programs open."""
+    from isoflop.model.checkpoint import checkpoint_folder
+    from isoflop.model.huggingface.export import MAX_SHARD_BYTES, export_checkpoint
+    from isoflop.sweep.lineage import find_study, find_tokenizer
+
+    checkpoint = checkpoint_folder(checkpoint)
+    study = find_study(checkpoint)
+    done = export_checkpoint(
+        checkpoint,
+        directory,
+        tokenizer=find_tokenizer(checkpoint, study, tokenizer, end_of_text),
+        lineage=None if study is None else study.lineage(),
+        dtype=dtype.value,
+        max_shard_bytes=max_shard_bytes or MAX_SHARD_BYTES,
+    )
+    typer.echo(f"{directory}\n{done.line()}")
+
+
+@app.command("import")
+def import_command(
+    directory: Annotated[Path, typer.Argument(help="A Mixtral directory of safetensors.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The new checkpoint folder to write.")],
+) -> None:
+    """Read a Mixtral directory of Hugging Face's into a checkpoint."""
+    from isoflop.model.huggingface.load import import_checkpoint
+
+    done = import_checkpoint(directory, checkpoint)
+    typer.echo("\n".join([str(checkpoint), done.line(), *done.notes]))
+
+
+@app.command()
+def doctor(
+    path: Annotated[
+        Path | None, typer.Argument(help="A checkpoint, or a local Hugging Face directory.")
+    ] = None,
+    as_json: AsJson = False,
+    device: Annotated[str, typer.Option(help="Where the model is put: cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Of the probing input.")] = 0,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Show what the sandbox keeps out here; no model.")
+    ] = False,
+) -> None:
+    """Measure the laws that any Mixture of Experts should keep; exit status 1 if one is broken."""
+    if sandbox:
+        from isoflop.sandbox import Sandbox
+        from isoflop.sandbox.layers import layers_to_json, layers_to_text
+
+        if path is not None:
+            raise UserError(f"{path}: --sandbox examines this machine, not a model; leave one out")
+        with Sandbox(workers=1) as probed:
+            layers = probed.layers()
+        typer.echo(layers_to_json(layers) if as_json else layers_to_text(layers))
+        return
+    if path is None:
+        raise UserError("name a checkpoint or a Hugging Face directory, or ask with --sandbox")
+    from rich.console import Console
+
+    from isoflop.doctor.report import diagnose, is_healthy, rows_to_json, show
+
+    rows = diagnose(path, device=device, seed=seed, console=Console(stderr=True))
+    if as_json:
+        typer.echo(rows_to_json(rows))
+    else:
+        show(rows, output_console())
+    if not is_healthy(rows):
+        raise typer.Exit(1)
 
 
 @app.callback(invoke_without_command=True)

@@ -107,7 +107,7 @@ def files(tmp_path, monkeypatch) -> Path:
         (("run", "paper"), "corpus/tokenizer.json"),
         (("run", "demo", "--out", "syntax.py"), "syntax.py"),
         (("report", "nowhere"), "nowhere"),
-        (("report", "."), "study.json: no such file"),
+        (("report", "."), "neither a study's folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(call, files, words, said):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from isoflop.corpus.config import Corpus, StdlibSource
+from isoflop.corpus.filters.config import FilterConfig
 from isoflop.evaluate.config import EvaluateConfig
 from isoflop.experiments.desk import FACTS, PEAK_LEARNING_RATE, PROBLEMS, SMALL_INIT_STD
 from isoflop.experiments.family import small_family
@@ -22,7 +23,7 @@ def demo() -> Experiment:
         summary="the whole chain on real code and two probes: 7 cells, minutes on 2 cores",
         corpus=Corpus(
             sources=(
-                StdlibSource(share=0.2, max_bytes=2_000_000),
+                StdlibSource(share=0.2, max_bytes=1_000_000, filters=FilterConfig()),
                 replace(
                     FACTS,
                     share=0.4,

@@ -91,6 +91,7 @@ def paper() -> Experiment:
             sequence_length=SEQUENCE_LENGTH,
             micro_batch_sequences=MICRO_BATCH_SEQUENCES,
             precision="bfloat16",
+            balance_scope="micro",
             num_checkpoints=NUM_CHECKPOINTS,
         ),
         evaluate=EvaluateConfig(),

@@ -4,6 +4,7 @@
     <folder>/ledger.jsonl    CheckpointRow, one a checkpoint
     <folder>/cells.jsonl     CellState, one a run
     <folder>/corpus.jsonl    SourceRow;  <folder>/mixture.jsonl  MixtureRow
+    <folder>/funnel.jsonl    FunnelRow
     <folder>/env.json        environment of the runs, and the command
 
 Written anew from the folders each time, so it cannot disagree with them.
@@ -27,6 +28,7 @@ from isoflop.model.count import (
 from isoflop.records import (
     CellState,
     CheckpointRow,
+    FunnelRow,
     LossRow,
     MixtureRow,
     ScoreRow,
@@ -60,6 +62,11 @@ def write_ledger(study: StudyMap, root: Path) -> list[CellState]:
     for stage in study.corpora:
         sources += read_rows(root / stage.path / "source.jsonl", SourceRow)
     write_rows(root / "corpus.jsonl", sources)
+    steps: list[FunnelRow] = []
+    for stage in study.corpora:
+        if (path := root / stage.path / "funnel.jsonl").exists():
+            steps += read_rows(path, FunnelRow)
+    write_rows(root / "funnel.jsonl", steps)
     mixture = read_rows(root / done[0].train.path / "mixture.jsonl", MixtureRow) if done else []
     write_rows(root / "mixture.jsonl", mixture)
     write_text(root / "env.json", json.dumps(_environment(root, done), indent=2) + "\n")

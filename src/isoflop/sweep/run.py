@@ -88,7 +88,7 @@ def report_study(root: Path) -> list[CellState]:
 
 
 def _write_results(study: StudyMap, root: Path) -> list[CellState]:
-    # Imported late: figures need matplotlib, which a study that fails early need not wait for.
+    # Imported late: fits need scipy, which a study that fails early need not wait for.
     from isoflop.analysis.report import report
 
     states = write_ledger(study, root)

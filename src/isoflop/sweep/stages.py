@@ -128,7 +128,8 @@ def train_and_evaluate(
     import torch
 
     from isoflop.evaluate.run import evaluate_run
-    from isoflop.train.loop import DTYPES, TrainingRun, ValidationSet, train_run
+    from isoflop.model.transformer import DTYPES
+    from isoflop.train.loop import TrainingRun, ValidationSet, train_run
 
     train = study.experiment.train
     device = "cuda" if torch.cuda.is_available() else "cpu"

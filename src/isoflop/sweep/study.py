@@ -155,8 +155,9 @@ def map_study(experiment: Experiment) -> StudyMap:
         _plan("tokens", c.name, TokensStage(source=c.name), c.digest, tokenizer.digest)
         for c in corpora
     )
+    benchmarks = _benchmark_inputs(experiment.evaluate)
     runs = tuple(
-        _plan_run(experiment, cell, seed, tokens)
+        _plan_run(experiment, cell, seed, tokens, benchmarks)
         for seed in experiment.seeds
         for cell in experiment.cells
     )
@@ -188,13 +189,23 @@ def _plan(stage: str, name: str, config: object, *inputs: str) -> PlannedStage:
 
 
 def _plan_run(
-    experiment: Experiment, cell: Cell, seed: int, tokens: tuple[PlannedStage, ...]
+    experiment: Experiment,
+    cell: Cell,
+    seed: int,
+    tokens: tuple[PlannedStage, ...],
+    benchmarks: tuple[str, ...],
 ) -> PlannedRun:
     name = f"{cell.name}-s{seed}"
     config = _train_stage(experiment, cell, seed)
     train = _plan("train", name, config, *(stage.digest for stage in tokens))
     # The items to ask come with the corpora, which the tokens' digests cover.
-    evaluate = _plan("evaluate", name, EvaluateStage(evaluate=experiment.evaluate), train.digest)
+    evaluate = _plan(
+        "evaluate",
+        name,
+        EvaluateStage(evaluate=experiment.evaluate),
+        train.digest,
+        *benchmarks,
+    )
     return PlannedRun(cell=cell.name, seed=seed, train=train, evaluate=evaluate)
 
 
@@ -206,6 +217,30 @@ def _train_stage(experiment: Experiment, cell: Cell, seed: int) -> TrainStage:
         shares=experiment.corpus.shares,
         seed=seed,
     )
+
+
+def _benchmark_inputs(config: EvaluateConfig) -> tuple[str, ...]:
+    """Digests of the benchmarks' files."""
+    paths = [
+        Path(path)
+        for one in config.benchmarks
+        for path in (one.data, one.shots_data)
+        if path is not None
+    ]
+    return tuple(_path_digest(path) for path in paths)
+
+
+def _path_digest(path: Path) -> str:
+    """Of a file's bytes, or of all files of a folder with their names."""
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    state = hashlib.sha256()
+    try:
+        for file in files:
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            state.update(f"{file.relative_to(path)}\0{content}\0".encode())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the benchmark: {error.strerror}") from None
+    return state.hexdigest()
 
 
 def _tokenizer_inputs(

@@ -8,6 +8,7 @@ import pytest
 
 from fakes import tiny_experiment
 from isoflop.config import UserError, override
+from isoflop.evaluate.config import Benchmark
 from isoflop.sweep.config import Experiment
 from isoflop.sweep.study import StudyMap, map_study, read_study_map, write_study_map
 from isoflop.tokens.tokenizer import train_tokenizer
@@ -61,6 +62,22 @@ def test_the_bytes_of_a_users_text_move_everything_made_of_it(experiment):
     after = paths(map_study(experiment))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"corpus/notes"} | TOKENS | TRAIN | EVALUATE
+
+
+def test_the_bytes_of_a_benchmark_move_the_scores_alone(experiment, tmp_path):
+    data = tmp_path / "gsm8k.jsonl"
+    data.write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    asked = Benchmark(task="gsm8k", data=str(data), shots=0)
+    evaluate = dataclasses.replace(experiment.evaluate, benchmarks=(asked,))
+    changed = dataclasses.replace(experiment, evaluate=evaluate)
+    assert moved(experiment, changed) == EVALUATE
+    before = paths(map_study(changed))
+    data.write_text('{"question": "1+2?", "answer": "#### 3"}\n')
+    after = paths(map_study(changed))
+    assert {name for name in before if before[name] != after[name]} == EVALUATE
+    data.unlink()
+    with pytest.raises(UserError, match="cannot read the benchmark"):
+        map_study(changed)
 
 
 def test_a_given_tokenizer_keeps_the_tokens_of_unchanged_sources(experiment, tmp_path):

@@ -1,0 +1,117 @@
+"""`isoflop grpo`: post-train one checkpoint on rewards."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from isoflop.config import UserError, override, to_dict
+
+if TYPE_CHECKING:
+    from isoflop.posttrain.config import GrpoConfig, ProblemSource
+
+app = typer.Typer()
+
+NORMAL_95 = 1.959964
+"""Standard errors of a 95% interval."""
+
+
+@app.command("grpo")
+def grpo(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint's folder, or a run's: then its last checkpoint.")
+    ],
+    task: Annotated[
+        str, typer.Option(help="A task of `isoflop eval`, or reasoning_gym:<data set>.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the run; a killed run goes on there.")],
+    data: Annotated[str | None, typer.Option(help="The problems' file or folder.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="E.g. '{question}'. Default: the question, a blank line.")
+    ] = None,
+    validate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK=FILE", help="Asked greedily before and between. Repeatable."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Of GrpoConfig, e.g. num_steps=20."),
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="A tokenizer.json.")] = None,
+    end_of_text: Annotated[str | None, typer.Option(help="Token of --tokenizer FILE.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Post-train a checkpoint by GRPO: rewards, rows of every step, answers to read."""
+    from isoflop.model.checkpoint import checkpoint_folder
+    from isoflop.posttrain.page import write_page
+    from isoflop.posttrain.run import run_grpo
+    from isoflop.sweep.lineage import open_tokenizer
+
+    checkpoint = checkpoint_folder(checkpoint)
+    config = _config(task, data, prompt, validate or [], changes or [])
+    reader = open_tokenizer(checkpoint, tokenizer, end_of_text)
+    folder = run_grpo(
+        checkpoint,
+        reader,
+        config,
+        out=out,
+        name=task.replace(":", "-"),
+        progress=_show,
+        device=device,
+    )
+    page = write_page(folder, reader)
+    _tell(folder, config, as_json=as_json)
+    typer.echo(str(page), err=as_json)
+
+
+def _config(
+    task: str, data: str | None, prompt: str | None, validate: list[str], changes: list[str]
+) -> "GrpoConfig":
+    from isoflop.posttrain.config import GrpoConfig, ProblemSource
+
+    def source(name: str, file: str | None) -> "ProblemSource":
+        plain = ProblemSource(task=name, data=file)
+        return plain if prompt is None else override(plain, f"prompt={prompt}")
+
+    held = []
+    for given in validate:
+        name, equals, file = given.partition("=")
+        if not equals and not name.startswith("reasoning_gym:"):
+            raise UserError(f"--validate {given!r} must have the form TASK=FILE")
+        held.append(source(name, file or None))
+    return override(GrpoConfig(train=source(task, data), validation=tuple(held)), *changes)
+
+
+def _show(done: int, total: int, reward: float | None) -> None:
+    text = "" if reward is None else f", reward {reward:.4f}"
+    typer.echo(f"step {done} of {total}{text}", err=True)
+
+
+def _tell(folder: Path, config: "GrpoConfig", *, as_json: bool) -> None:
+    from isoflop.posttrain.rows import GrpoValidationRow
+    from isoflop.records import read_rows
+
+    rows = list(read_rows(folder / "validation.jsonl", GrpoValidationRow))
+    if as_json:
+        found = {
+            "folder": str(folder),
+            "config": to_dict(config),
+            "validation": list(map(vars, rows)),
+        }
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for row in rows:
+        if row.step not in (0, config.num_steps) or row.reward is None:
+            continue
+        when = "before" if row.step == 0 else f"after {row.step} steps"
+        error = row.reward_standard_error
+        spread = (
+            ""
+            if error is None
+            else f" ({row.reward - NORMAL_95 * error:.4f} to {row.reward + NORMAL_95 * error:.4f})"
+        )
+        typer.echo(
+            f"{row.source} {when}: {row.reward:.4f}{spread} over {row.num_problems} problems"
+        )
