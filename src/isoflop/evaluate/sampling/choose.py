@@ -54,7 +54,7 @@ def _choose_native(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tenso
     top_k = min(sampling.top_k or vocabulary, vocabulary)
     inverse = 1 / sampling.temperature if sampling.temperature else 0.0
     sizes = (rows, vocabulary, inverse, sampling.top_p, top_k)
-    rooms = (torch.empty(vocabulary), torch.empty(vocabulary))
+    rooms = (*torch.empty(3, vocabulary), torch.empty(vocabulary, dtype=torch.int32))
     given = (logits.float().contiguous(), uniform.double().contiguous())
     call(torch.float32, "draw_tokens", *given, *sizes, *rooms, tokens)
     return tokens

@@ -10,7 +10,7 @@ rounding of the border between two tokens. The same call gives the same bits.
 import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,12 +34,7 @@ class _Running:
 
     request: int
     seed: int
-    most_tokens: int
-    """Tokens that it may have."""
-    tokens: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    """Of the chosen tokens, where they are recorded."""
-    entered: int = 0
+    entered: int
     """Steps of the batch before its first."""
 
 
@@ -143,6 +138,12 @@ class _Batch:
         self.newest = np.zeros(places, dtype=np.int64)
         """The token chosen last, and where in the sequence it stands."""
         self.position = np.zeros(places, dtype=np.int64)
+        self.seeds = np.zeros(places, dtype=np.uint64)
+        self.counts = np.zeros(places, dtype=np.int64)
+        """Tokens chosen for each place's sample, and how many it may have."""
+        self.most = np.zeros(places, dtype=np.int64)
+        self.tokens = np.zeros((places, sampling.max_new_tokens), dtype=np.int64)
+        self.log_probs = np.zeros(self.tokens.shape if record else (0, 0), dtype=np.float32)
 
     def run(self) -> Iterator[Sample]:
         """Every sample, as it finishes."""
@@ -175,9 +176,10 @@ class _Batch:
         for place, (number, seed) in zip(places, entering, strict=True):
             length = len(self.requests[number].prompt)
             room = self.model.config.sequence_length - length
-            most = min(room, self.sampling.max_new_tokens)
-            self.running[place] = _Running(number, seed, most, entered=len(self.step_experts))
+            self.running[place] = _Running(number, seed, entered=len(self.step_experts))
             self.position[place] = length - 1
+            self.seeds[place], self.counts[place] = seed % 2**64, 0
+            self.most[place] = min(room, self.sampling.max_new_tokens)
         logits = torch.stack([self.computed[number].logits for number, _ in entering])
         still = {number for number, _ in self.waiting}
         self.computed = {number: one for number, one in self.computed.items() if number in still}
@@ -198,53 +200,53 @@ class _Batch:
 
     def _choose(self, places: list[int], logits: Tensor) -> list[Sample]:
         """Give each place's sample its next token; those that this ends."""
-        samples = [sample for sample in map(self.running.__getitem__, places) if sample]
-        seeds = np.array([sample.seed % 2**64 for sample in samples], dtype=np.uint64)
-        counts = np.array([len(sample.tokens) for sample in samples], dtype=np.uint64)
-        uniform = torch.from_numpy(uniforms(seeds, counts)).to(self.device)
-        chosen = choose(logits, self.sampling, uniform)
+        counts = self.counts[places]
+        drawn = uniforms(self.seeds[places], counts.astype(np.uint64))
+        chosen = choose(logits, self.sampling, torch.from_numpy(drawn).to(self.device))
         if self.record:
-            self._note_log_probs(samples, logits, chosen)
+            scaled = logits / (self.sampling.temperature or 1.0)
+            found = scaled.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
+            self.log_probs[places, counts] = found.cpu().numpy()
         tokens = chosen.cpu().numpy()
-        self.newest[places] = tokens
+        self.newest[places] = self.tokens[places, counts] = tokens
         self.position[places] += 1
-        found = []
-        for place, sample, token in zip(places, samples, tokens.tolist(), strict=True):
-            ended = token == self.end_of_text_id
-            if not ended:
-                sample.tokens.append(token)
-                stopped = self.stops.in_newest(sample.tokens)
-                if not stopped and len(sample.tokens) < sample.most_tokens:
-                    continue
-            self.running[place] = None
-            # A free place is computed all the same; its position must stay within the cache.
-            self.position[place] = 0
-            found.append(self._finished(sample, place, ended=ended))
-        return found
+        self.counts[places] += 1
+        ended = tokens == self.end_of_text_id
+        full = self.counts[places] >= self.most[places]
+        # Few samples end at one step: only they, and those that may hold a stop text, are looked at.
+        suspects = ended | full | self.stops.may_end(tokens)
+        return [
+            sample
+            for index in np.flatnonzero(suspects).tolist()
+            if (sample := self._ended(places[index], ended=bool(ended[index]))) is not None
+        ]
 
-    def _note_log_probs(self, samples: list[_Running], logits: Tensor, chosen: Tensor) -> None:
-        scaled = logits / (self.sampling.temperature or 1.0)
-        found = scaled.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
-        for sample, value in zip(samples, found.tolist(), strict=True):
-            sample.log_probs.append(value)
-
-    def _finished(self, sample: _Running, place: int, *, ended: bool) -> Sample:
-        text, cut = self.stops.text(sample.tokens)
+    def _ended(self, place: int, *, ended: bool) -> Sample | None:
+        """The sample at this place, if its newest token is its last."""
+        running, count = self.running[place], int(self.counts[place])
+        assert running is not None
+        said = tuple(self.tokens[place, : count - ended].tolist())
+        if not (ended or self.stops.in_newest(said) or count >= self.most[place]):
+            return None
+        self.running[place] = None
+        # A free place is computed all the same; its position must stay within the cache.
+        self.position[place] = 0
+        text, cut = self.stops.text(said)
         return Sample(
-            request=sample.request,
-            seed=sample.seed,
-            tokens=tuple(sample.tokens),
+            request=running.request,
+            seed=running.seed,
+            tokens=said,
             text=text,
             finish=finish_of(stopped=cut, ended=ended),
-            record=self._recorded(sample, place) if self.record else None,
+            record=self._recorded(running, place) if self.record else None,
         )
 
-    def _recorded(self, sample: _Running, place: int) -> SampleRecord:
-        steps = self.step_experts[sample.entered :]
-        prompt = self.prompt_experts[sample.request].to("cpu", torch.int16).numpy()
+    def _recorded(self, running: _Running, place: int) -> SampleRecord:
+        steps = self.step_experts[running.entered :]
+        prompt = self.prompt_experts[running.request].to("cpu", torch.int16).numpy()
         own = [step[:, place, None] for step in steps]
         return SampleRecord(
-            log_probs=np.array(sample.log_probs, dtype=np.float32),
+            log_probs=self.log_probs[place, : self.counts[place]].copy(),
             experts=np.concatenate([prompt, *own], axis=1),
         )
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from isoflop.evaluate.sampling.samples import Finish
 from isoflop.tokens.tokenizer import Tokenizer
 
@@ -27,9 +30,16 @@ class Stops:
         self._reach = max((len(one.encode()) for one in stop), default=0)
         self._may_end = _tokens_with_last_bytes(tokenizer, stop)
 
+    def may_end(self, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For each token whether a stop text can end in it."""
+        if self._may_end is None:
+            return np.full(tokens.shape, bool(self._stop))
+        # A model may say tokens of its padding, which no tokenizer knows.
+        return self._may_end[np.minimum(tokens, len(self._may_end) - 1)]
+
     def in_newest(self, tokens: Sequence[int]) -> bool:
         """Whether a stop text ends in the last token."""
-        if not self._stop or (self._may_end is not None and tokens[-1] not in self._may_end):
+        if not tokens or not self.may_end(np.array(tokens[-1:]))[0]:
             return False
         tail = self._tokenizer.decode(list(tokens[-self._reach :]))
         return any(one in tail for one in self._stop)
@@ -39,8 +49,10 @@ class Stops:
         return up_to_stop(self._tokenizer.decode(list(tokens)), self._stop)
 
 
-def _tokens_with_last_bytes(tokenizer: Tokenizer, stop: tuple[str, ...]) -> frozenset[int] | None:
-    """Tokens in which a stop text can end; None: any, as far as can be told.
+def _tokens_with_last_bytes(
+    tokenizer: Tokenizer, stop: tuple[str, ...]
+) -> NDArray[np.bool_] | None:
+    """For each token whether a stop text can end in it; None: any, as far as can be told.
 
     Decoding the end of a sample for every token takes as long as a small model's step.
     """
@@ -48,11 +60,9 @@ def _tokens_with_last_bytes(tokenizer: Tokenizer, stop: tuple[str, ...]) -> froz
     if not stop or not tokenizer.byte_level or "\ufffd" in "".join(stop):
         return None
     lasts = {one.encode()[-1] for one in stop}
-    return frozenset(
-        token
-        for token in range(tokenizer.vocabulary_size)
-        if lasts.intersection(tokenizer.token_bytes(token))
-    )
+    # One more than there are, which holds no bytes.
+    known = range(tokenizer.vocabulary_size + 1)
+    return np.array([bool(lasts.intersection(tokenizer.token_bytes(token))) for token in known])
 
 
 def finish_of(*, stopped: bool, ended: bool) -> Finish:

@@ -39,6 +39,8 @@ FLAGS = (
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fopenmp-simd",
+    # Fused multiply-add in sums of products: twice as fast, one rounding fewer.
+    "-ffp-contract=fast",
     # Packed numbers are read two at a time through wider pointers.
     "-fno-strict-aliasing",
     "-shared",

@@ -32,13 +32,22 @@ static void turned(const number *in, const float *cosine, const float *sine, int
 #if SHUFFLES
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
 
+#if COMPUTE_BFLOAT16
+typedef uint16_t halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
+typedef uint32_t words __attribute__((vector_size(LANES * sizeof(uint32_t))));
+
 static inline lanes load_lanes(const number *in) {
-    float values[LANES];
-    for (int i = 0; i < LANES; i++) values[i] = load(in[i]);
+    halves bits;
+    memcpy(&bits, in, sizeof bits);
+    return (lanes)(__builtin_convertvector(bits, words) << 16);
+}
+#else
+static inline lanes load_lanes(const number *in) {
     lanes out;
-    memcpy(&out, values, sizeof out);
+    memcpy(&out, in, sizeof out);
     return out;
 }
+#endif
 
 /* Lanes hold groups of partial sums; of two vectors one, whose groups are half as long. */
 #define EIGHT(a, b)                                                                                \
@@ -63,12 +72,17 @@ static inline lanes sums_of(lanes *part) {
 }
 #endif
 
-/* row[t]: query . key of position t, scaled; the largest of them. */
-static float scores(const number *query, const number *key, int64_t count, int64_t width,
-                    float scale, float *row) {
-    int64_t first = 0;
+#define PADDED(count) (((count) + LANES - 1) / LANES * LANES)
+
+/* row[t]: query . key of position t, scaled, and -infinity from count to PADDED(count); the largest.
+   room: positions that keys have memory for. */
+static float scores(const number *query, const number *key, int64_t count, int64_t room,
+                    int64_t width, float scale, float *row) {
+    int64_t done = 0;
 #if SHUFFLES
-    for (; width % LANES == 0 && first + LANES <= count; first += LANES) {
+    while (width % LANES == 0 && LANES <= room && done < count) {
+        /* The last block begins earlier where keys would end; what lies behind count is dropped. */
+        int64_t first = done + LANES <= room ? done : room - LANES;
         lanes part[LANES];
         for (int t = 0; t < LANES; t++)
             part[t] = load_lanes(query) * load_lanes(key + (first + t) * width);
@@ -77,17 +91,20 @@ static float scores(const number *query, const number *key, int64_t count, int64
                 part[t] += load_lanes(query + i) * load_lanes(key + (first + t) * width + i);
         lanes sums = sums_of(part) * scale;
         memcpy(row + first, &sums, sizeof sums);
+        done = first + LANES;
     }
 #endif
-    for (int64_t t = first; t < count; t++) {
+    for (int64_t t = done; t < count; t++) {
         float dot = 0.0f;
 #pragma omp simd reduction(+ : dot)
         for (int64_t i = 0; i < width; i++) dot += load(query[i]) * load(key[t * width + i]);
         row[t] = dot * scale;
     }
+    int64_t end = PADDED(count);
+    for (int64_t t = count; t < end; t++) row[t] = -INFINITY;
     float largest = -INFINITY;
 #pragma omp simd reduction(max : largest)
-    for (int64_t t = 0; t < count; t++) largest = row[t] > largest ? row[t] : largest;
+    for (int64_t t = 0; t < end; t++) largest = row[t] > largest ? row[t] : largest;
     return largest;
 }
 
@@ -122,7 +139,7 @@ static void mixture(const float *weights, const number *value, int64_t count, in
 
    Each sequence's new key and value are stored at its position in keys and values (batch,
    key_value_heads, capacity, width); then every head looks at all positions up to there.
-   cosine, sine: tables of all positions. row: room for capacity floats; line, for width. */
+   cosine, sine: tables of all positions. row: room for PADDED(capacity) floats; line, for width. */
 void attend_cached(const number *projected, const float *cosine, const float *sine,
                    const int64_t *positions, int64_t batch, int64_t heads, int64_t key_value_heads,
                    int64_t capacity, int64_t width, float scale, number *keys, number *values,
@@ -140,9 +157,11 @@ void attend_cached(const number *projected, const float *cosine, const float *si
                    width * sizeof(number));
             for (int64_t h = g * groups; h < (g + 1) * groups; h++) {
                 turned(whole + h * width, c, s, width, query);
-                float largest = scores(query, key, count, width, scale, row), total = 0.0f;
+                float largest = scores(query, key, count, capacity, width, scale, row);
+                /* Behind count: e^-87 each, which is nothing beside the largest's 1. */
+                float total = 0.0f;
 #pragma omp simd reduction(+ : total)
-                for (int64_t t = 0; t < count; t++) {
+                for (int64_t t = 0; t < PADDED(count); t++) {
                     row[t] = exponential(row[t] - largest);
                     total += row[t];
                 }
@@ -178,7 +197,7 @@ static int falling(const void *a, const void *b) {
 
 /* Down from the largest until `most` values are passed or they sum up to `wanted`: the last of
    them. sum: of those passed. */
-static float reach(const Buckets *buckets, const float *row, int64_t size, int64_t most,
+static float reach(const Buckets *buckets, const float *values, int64_t size, int64_t most,
                    double wanted, float *place, double *sum) {
     int64_t bucket = BUCKETS - 1, passed = 0, found = 0;
     *sum = 0.0;
@@ -188,8 +207,10 @@ static float reach(const Buckets *buckets, const float *row, int64_t size, int64
         *sum += buckets->sums[bucket];
         bucket--;
     }
-    for (int64_t i = 0; i < size; i++)
-        if (bucket_of(row[i]) == bucket) place[found++] = row[i];
+    for (int64_t i = 0; i < size; i++) {
+        place[found] = values[i];
+        found += bucket_of(values[i]) == bucket;
+    }
     qsort(place, found, sizeof *place, falling);
     float last = 0.0f;
     for (int64_t i = 0; i < found && passed < most && *sum < wanted; i++, passed++) {
@@ -199,43 +220,40 @@ static float reach(const Buckets *buckets, const float *row, int64_t size, int64
     return last;
 }
 
-/* Below this no token is drawn: see choose.py. row: probabilities over the largest, total: their sum. */
-static float least_drawn(const float *row, int64_t size, double total, double top_p, int64_t top_k,
-                         Buckets *buckets, float *place) {
-    if (top_k >= size && top_p >= 1.0) return 0.0f;
+/* Below this no token is drawn: see choose.py. values: probabilities over the largest, but for what
+   lies below any nucleus; total: the sum of all. */
+static float least_drawn(const float *values, int64_t size, double total, double top_p,
+                         int64_t top_k, int limited, Buckets *buckets, float *place) {
     memset(buckets, 0, sizeof *buckets);
-    /* All values below this sum up to no more than half of what the nucleus leaves out. */
-    float floor = top_k < size ? 0.0f : (float)(0.5 * (1.0 - top_p) * total / (double)size);
     for (int64_t i = 0; i < size; i++) {
-        if (row[i] < floor) continue;
-        int64_t bucket = bucket_of(row[i]);
+        int64_t bucket = bucket_of(values[i]);
         buckets->counts[bucket]++;
-        buckets->sums[bucket] += row[i];
+        buckets->sums[bucket] += values[i];
     }
     double held = total, unused;
     float least = 0.0f;
-    if (top_k < size) least = reach(buckets, row, size, top_k, INFINITY, place, &held);
+    if (limited) least = reach(buckets, values, size, top_k, INFINITY, place, &held);
     if (top_p >= 1.0) return least;
-    float nucleus = reach(buckets, row, size, top_k, top_p * held, place, &unused);
+    float nucleus = reach(buckets, values, size, top_k, top_p * held, place, &unused);
     return nucleus > least ? nucleus : least;
 }
 
 #define BLOCK 64
 
 /* The first place at which the sum of what is at least `least` passes share x the whole sum. */
-static int64_t passes(const float *row, int64_t size, float least, double share) {
+static int64_t passes(const float *values, int64_t size, float least, double share) {
     double total = 0.0, sum = 0.0;
 #pragma omp simd reduction(+ : total)
-    for (int64_t i = 0; i < size; i++) total += row[i] >= least ? row[i] : 0.0f;
+    for (int64_t i = 0; i < size; i++) total += values[i] >= least ? values[i] : 0.0f;
     double wanted = share * total;
     for (int64_t start = 0; start < size; start += BLOCK) {
         int64_t end = start + BLOCK < size ? start + BLOCK : size;
         double block = 0.0;
 #pragma omp simd reduction(+ : block)
-        for (int64_t i = start; i < end; i++) block += row[i] >= least ? row[i] : 0.0f;
+        for (int64_t i = start; i < end; i++) block += values[i] >= least ? values[i] : 0.0f;
         if (sum + block > wanted)
             for (int64_t i = start; i < end; i++) {
-                sum += row[i] >= least ? row[i] : 0.0f;
+                sum += values[i] >= least ? values[i] : 0.0f;
                 if (sum > wanted) return i;
             }
         else
@@ -243,16 +261,34 @@ static int64_t passes(const float *row, int64_t size, float least, double share)
     }
     /* Rounding must not lead behind the last token that may be drawn. */
     int64_t last = size - 1;
-    while (last > 0 && row[last] < least) last--;
+    while (last > 0 && values[last] < least) last--;
     return last;
+}
+
+/* The token whose share of what may be drawn holds `uniform`. row: probabilities over the largest,
+   total: their sum. kept, place, tokens: room for size values each. */
+static int64_t drawn(const float *row, int64_t size, double total, double uniform, double top_p,
+                     int64_t top_k, Buckets *buckets, float *kept, float *place, int32_t *tokens) {
+    int limited = top_k < size;
+    if (!limited && top_p >= 1.0) return passes(row, size, 0.0f, uniform);
+    /* All values below this sum up to no more than half of what the nucleus leaves out. */
+    float floor = limited ? 0.0f : (float)(0.5 * (1.0 - top_p) * total / (double)size);
+    int64_t count = 0;
+    for (int64_t i = 0; i < size; i++) {
+        kept[count] = row[i];
+        tokens[count] = (int32_t)i;
+        count += row[i] >= floor;
+    }
+    float least = least_drawn(kept, count, total, top_p, top_k, limited, buckets, place);
+    return tokens[passes(kept, count, least, uniform)];
 }
 
 /* tokens: one a row of logits (rows, vocabulary); -1 where a logit is not finite.
    inverse_temperature 0: the largest logit, of equals the first. uniform: in [0, 1).
-   row, place: room for vocabulary floats each. */
+   row, kept, place, kept_tokens: room for vocabulary values each. */
 void draw_tokens(const float *logits, const double *uniform, int64_t rows, int64_t vocabulary,
-                    float inverse_temperature, float top_p, int64_t top_k, float *row,
-                    float *place, int64_t *tokens) {
+                 float inverse_temperature, float top_p, int64_t top_k, float *row, float *kept,
+                 float *place, int32_t *kept_tokens, int64_t *tokens) {
     Buckets buckets;
     for (int64_t r = 0; r < rows; r++) {
         const float *logit = logits + r * vocabulary;
@@ -276,7 +312,7 @@ void draw_tokens(const float *logits, const double *uniform, int64_t rows, int64
             row[i] = exponential((logit[i] - largest) * inverse_temperature);
             total += row[i];
         }
-        float least = least_drawn(row, vocabulary, total, top_p, top_k, &buckets, place);
-        tokens[r] = passes(row, vocabulary, least, uniform[r]);
+        tokens[r] = drawn(row, vocabulary, total, uniform[r], top_p, top_k, &buckets, kept, place,
+                          kept_tokens);
     }
 }

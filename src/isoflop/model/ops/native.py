@@ -24,6 +24,9 @@ from isoflop.model.ops.products import expert_product as expert_product
 from isoflop.model.ops.products import linear as linear
 from isoflop.model.router import RouterStatistics, Routing
 
+DECODE_LANES = 16
+"""Positions that decode.c scores together, LANES there; its row of scores may end so many later."""
+
 
 def _fits(*tensors: Tensor | None) -> bool:
     """Whether the kernels take these."""
@@ -138,7 +141,7 @@ def attend_cached(
     positions = _checked(new.positions, min(new.capacity, len(new.cosine)), "position")
     out = projected.new_empty(batch, 1, num_heads * width)
     sizes = (batch, num_heads, key_value_heads, new.capacity, width, width**-0.5)
-    rooms = (room(new.capacity), room(width), projected.new_empty(width))
+    rooms = (room(new.capacity + DECODE_LANES), room(width), projected.new_empty(width))
     call(
         projected.dtype,
         "attend_cached",

@@ -34,11 +34,23 @@ static inline float load(number value) { return value; }
 static inline number store(float value) { return value; }
 #endif
 
+/* `other` where it holds, x elsewhere; by bits. Of "holds ? other : x" compilers make two branches and
+   compute what follows for both: with the constant e^88 that is a denormal number in every lane,
+   and each costs a hundred cycles. */
+static inline float x_or(float x, float other, int holds) {
+    int32_t bits, others, mask = -(int32_t)holds;
+    memcpy(&bits, &x, sizeof bits);
+    memcpy(&others, &other, sizeof others);
+    bits = (bits & ~mask) | (others & mask);
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 /* e^x to about one unit in the last place, written so that compilers vectorise it.
    2^n times a polynomial in r, x = n ln 2 + r; NaN stays NaN, both ends are clamped. */
 static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
+    x = x_or(x, -87.0f, x < -87.0f);
+    x = x_or(x, 88.0f, x > 88.0f);
     float n = floorf(x * 1.44269504f + 0.5f);
     float r = x - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
