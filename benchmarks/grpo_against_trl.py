@@ -1,12 +1,12 @@
 """Our GRPO against TRL's GRPOTrainer on the exported checkpoint: the same loss and gradients, and speed.
 
-    python benchmarks/grpo_against_trl.py CHECKPOINT [--rounds 5] [--steps 3] [--json]
+    python benchmarks/grpo_against_trl.py CHECKPOINT [--prompt-tokens 12] [--tokens 32] [--rounds 5]
 
 First the same rollouts, rewards, earlier and reference log-probabilities (noise around the present
 ones, so that ratios pass both clips), for five option sets: loss, and every weight's gradient, which
 TRL's model gives in Hugging Face's layout and `isoflop import` reads. Speeds are told only if they
-agree. Then seconds a step of both trainers in turns: 16 prompts, 8 answers of exactly 32 tokens each,
-float32, one thread, no reward cost.
+agree. Then seconds a step of both trainers in turns: 16 prompts of `--prompt-tokens`, 8 answers of exactly
+`--tokens` each, float32, one thread, no reward cost.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import transformers
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from isoflop.allocator import keep_freed_memory
 from isoflop.model.checkpoint import load_checkpoint, load_tensors
 from isoflop.model.huggingface.export import export_checkpoint
 from isoflop.model.huggingface.load import import_checkpoint
@@ -39,7 +40,7 @@ from isoflop.posttrain.loop import GrpoRun, train_grpo
 from isoflop.posttrain.policy import Answer, AnswerBatch, say
 from isoflop.posttrain.problems import ProblemSet
 from isoflop.posttrain.rewards import Reward
-from isoflop.posttrain.update import MicroBatch, MiniBatch, update
+from isoflop.posttrain.update import NOTHING_SEEN, MicroBatch, MiniBatch, update
 from isoflop.sweep.lineage import open_tokenizer
 from isoflop.tokens.config import TokenizerConfig
 
@@ -165,7 +166,14 @@ def compare_losses(sides: Sides, name: str, options: dict[str, Any], home: Path)
         divergence_by_ratio=options.get("use_bias_correction_kl", True),
         max_gradient_norm=1e9,
     )
-    part = MicroBatch(batch, advantages, old, base if options["beta"] else None)
+    part = MicroBatch(
+        batch=batch,
+        advantages=advantages,
+        sampler_log_probs=old,
+        old_log_probs=old,
+        reference_log_probs=base if options["beta"] else None,
+        seen=NOTHING_SEEN,
+    )
     mini_batch = MiniBatch([part], int(batch.mask.sum()), len(answers))
     still = torch.optim.SGD(ours.parameters(), lr=0.0)
     seen = update(ours, still, mini_batch, config, step=1)
@@ -248,7 +256,9 @@ class Endless:
         return self._tokenizer.decode(tokens)
 
 
-def seconds_of_ours(checkpoint: Path, prompts: list[str], steps: int, folder: Path) -> float:
+def seconds_of_ours(
+    checkpoint: Path, prompts: list[str], tokens: int, steps: int, folder: Path
+) -> float:
     from isoflop.evaluate.tasks.problem import Problem
 
     problems = tuple(
@@ -262,7 +272,7 @@ def seconds_of_ours(checkpoint: Path, prompts: list[str], steps: int, folder: Pa
         mini_batch_prompts=PROMPTS,
         samples_per_prompt=SAMPLES,
         micro_batch_answers=PROMPTS * SAMPLES,
-        max_response_tokens=TOKENS,
+        max_response_tokens=tokens,
         learning_rate=1e-5,
         divergence_coefficient=0.04,
         validation_steps=10**6,
@@ -289,7 +299,7 @@ def seconds_of_ours(checkpoint: Path, prompts: list[str], steps: int, folder: Pa
     return (times[-1] - times[1]) / steps
 
 
-def seconds_of_trl(sides: Sides, prompts: list[str], steps: int, home: Path) -> float:
+def seconds_of_trl(sides: Sides, prompts: list[str], tokens: int, steps: int, home: Path) -> float:
     class Times(transformers.TrainerCallback):
         def __init__(self) -> None:
             self.times: list[float] = []
@@ -303,7 +313,8 @@ def seconds_of_trl(sides: Sides, prompts: list[str], steps: int, home: Path) -> 
         prompts,
         beta=0.04,
         max_steps=steps + 1,
-        generation_kwargs={"min_new_tokens": TOKENS},
+        max_completion_length=tokens,
+        generation_kwargs={"min_new_tokens": tokens},
     )
     clock = Times()
     trainer.add_callback(clock)
@@ -311,17 +322,32 @@ def seconds_of_trl(sides: Sides, prompts: list[str], steps: int, home: Path) -> 
     return (clock.times[-1] - clock.times[0]) / steps
 
 
+def prompts_of(checkpoint: Path, tokens: int) -> list[str]:
+    """Different texts of so many tokens, or one fewer."""
+    tokenizer = open_tokenizer(checkpoint, None, None)
+    texts = []
+    for number in range(PROMPTS):
+        text = f"{number:02d}"
+        while len(tokenizer.encode(text + f" {number} a")) <= tokens:
+            text += f" {number} a"
+        texts.append(text)
+    return texts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
+    # For both: they run in this process.
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as text:
         home = Path(text)
         sides = Sides(arguments.checkpoint, home)
@@ -339,15 +365,14 @@ def main() -> None:
         if not worst <= TOLERANCE or math.isnan(worst):
             print(json.dumps(result, indent=2))
             raise SystemExit("losses or gradients differ: no speed is told")
-        prompts = [f"{n:02d}" * (PROMPT_TOKENS // 2) for n in range(PROMPTS)]
+        prompts = prompts_of(arguments.checkpoint, arguments.prompt_tokens)
+        size = (prompts, arguments.tokens, arguments.steps)
         seconds: dict[str, list[float]] = {"ours": [], "trl": []}
         for turn in range(arguments.rounds):
             folder = home / f"run-{turn}"
             folder.mkdir()
-            seconds["ours"].append(
-                seconds_of_ours(arguments.checkpoint, prompts, arguments.steps, folder)
-            )
-            seconds["trl"].append(seconds_of_trl(sides, prompts, arguments.steps, home))
+            seconds["ours"].append(seconds_of_ours(arguments.checkpoint, *size, folder))
+            seconds["trl"].append(seconds_of_trl(sides, *size, home))
         ratios = [b / a for a, b in zip(seconds["ours"], seconds["trl"], strict=True)]
         result |= {
             "seconds_a_step": {name: statistics.median(found) for name, found in seconds.items()},

@@ -299,9 +299,10 @@ def _fields(row: Any) -> dict[str, Any]:
     return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
 
 
-def write_rows(path: Path, rows: Iterable[Any]) -> None:
-    """Write one record a line; the file appears only when complete and on disk."""
-    with atomic_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as out:
+def write_rows(path: Path, rows: Iterable[Any], *, survives_power_cut: bool = True) -> None:
+    """Write one record a line; the file appears only when complete, see `atomic_file`."""
+    atomic = atomic_file(path, survives_power_cut=survives_power_cut)
+    with atomic as part, part.open("w", encoding="utf-8", newline="\n") as out:
         for row in rows:
             out.write(row_to_line(row) + "\n")
 
@@ -352,10 +353,14 @@ class atomic_file:  # noqa: N801 - used as a context manager, like open()
 
     The bytes are on disk before the name is: after a power cut there is the old
     file, the new file, or none, never half of one. An error leaves `path` as it was.
+
+    With `survives_power_cut=False` that holds for a killed process alone, and nobody waits for the
+    disk: for what lasts seconds and is checked when it is read.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, survives_power_cut: bool = True):
         self.path = path
+        self.survives_power_cut = survives_power_cut
         self.part = path.with_name(path.name + ".part")
 
     def __enter__(self) -> Path:
@@ -369,10 +374,12 @@ class atomic_file:  # noqa: N801 - used as a context manager, like open()
             # A full disk does not say where; the user needs to know.
             error.filename = str(self.path)
         try:
-            if kind is None:
+            if kind is None and self.survives_power_cut:
                 flush_to_disk(self.part)
                 self.part.replace(self.path)
                 flush_to_disk(self.path.parent)
+            elif kind is None:
+                self.part.replace(self.path)
         finally:
             # Also where a full disk is noticed only now; after a replace there is none.
             self.part.unlink(missing_ok=True)

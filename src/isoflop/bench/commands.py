@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.sweep.pool import KEEP_MEMORY
+from isoflop.allocator import KEEP_MEMORY
 from isoflop.terminal import output_console
 
 app = typer.Typer(

@@ -2,6 +2,7 @@
 
 import importlib
 
+from isoflop.allocator import KEEP_MEMORY
 from isoflop.bench.contestants import check_peers
 from isoflop.bench.machine import Machine, describe, require_device
 from isoflop.bench.memory import MemoryRow, chosen_cases, measure_case
@@ -10,7 +11,6 @@ from isoflop.bench.results import Options, ShapeResult
 from isoflop.bench.shapes import chosen_shapes
 from isoflop.bench.speed import Tell, bench_shape
 from isoflop.model.huggingface.package import import_transformers
-from isoflop.sweep.pool import KEEP_MEMORY
 
 
 def bench_train(

@@ -18,6 +18,7 @@ from isoflop.model.config import ModelConfig
 from isoflop.model.ops import Ops
 from isoflop.model.ops.cached import LayerCache, NewPositions
 from isoflop.model.ops.reference import join_heads
+from isoflop.model.packed import Packing
 
 
 def rotary_tables(
@@ -48,14 +49,24 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch position d_model"],
-        cosine: Float[Tensor, "position head_width"],
-        sine: Float[Tensor, "position head_width"],
+        cosine: Float[Tensor, "length head_width"],
+        sine: Float[Tensor, "length head_width"],
         documents: Int[Tensor, "batch position"] | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, "batch position d_model"]:
-        """Mix each position with those before it, and in its document where `documents` are given."""
-        query, key, value = self._heads(x, cosine, sine)
-        mixed = self.ops.attention(query, key, value, documents)
-        return self.ops.linear(join_heads(mixed), self.output)
+        """Mix each position with those before it, and in its document where `documents` are given.
+
+        With `packing`, `x` holds the tokens that differ, (1, tokens, d_model); so does what returns.
+        """
+        projected = self.ops.linear(x, self.query_key_value)
+        if packing is not None:
+            projected = packing.unpack(projected, self.ops)
+        tables = (cosine, sine, self.num_heads, self.key_value_heads)
+        query, key, value = self.ops.rotate_heads(projected, *tables)
+        mixed = join_heads(self.ops.attention(query, key, value, documents))
+        if packing is not None:
+            mixed = packing.pack(mixed, self.ops)
+        return self.ops.linear(mixed, self.output)
 
     def forward_cached(
         self, x: Float[Tensor, "batch position d_model"], new: NewPositions, cache: LayerCache
@@ -64,7 +75,3 @@ class Attention(nn.Module):
         projected = self.ops.linear(x, self.query_key_value)
         mixed = self.ops.attend_cached(projected, new, cache, self.num_heads, self.key_value_heads)
         return self.ops.linear(mixed, self.output)
-
-    def _heads(self, x: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        projected = self.ops.linear(x, self.query_key_value)
-        return self.ops.rotate_heads(projected, cosine, sine, self.num_heads, self.key_value_heads)

@@ -19,8 +19,14 @@ from torch.autograd.function import once_differentiable
 from isoflop.model.ops import Ops
 
 CHUNK_BYTES = 1 << 27
-"""Of one chunk's logits, 128 MiB: small against the weights of a model whose vocabulary needs
+"""Most of one chunk's logits, 128 MiB: small against the weights of a model whose vocabulary needs
 chunks, large enough for full speed (docs/log.md)."""
+
+NEAR_BYTES = 1 << 21
+"""Logits that stay in a core's own cache between the product and what is made of it. Measured."""
+
+NEAR_ROWS = 512
+"""Fewer rows make the products slow: then a chunk is as large as it may be. Chosen."""
 
 
 def token_losses(
@@ -30,8 +36,19 @@ def token_losses(
     ops: Ops,
 ) -> Float[Tensor, " tokens"]:
     """Cross-entropy of each token in nats; the backward pass computes the logits again."""
-    losses: Tensor = _TokenLosses.apply(hidden, head, targets, ops)
+    losses: Tensor = _TokenLosses.apply(hidden, head, targets, ops, False)[0]
     return losses
+
+
+def token_losses_and_entropies(
+    hidden: Float[Tensor, "tokens d_model"],
+    head: Float[Tensor, "vocabulary d_model"],
+    targets: Int[Tensor, " tokens"],
+    ops: Ops,
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """As `token_losses`, and the entropy of each token's distribution in nats, without gradients."""
+    found: tuple[Tensor, Tensor] = _TokenLosses.apply(hidden, head, targets, ops, True)
+    return found
 
 
 def mean_loss(
@@ -48,10 +65,16 @@ def mean_loss(
     return loss
 
 
-def _chunks(hidden: Tensor, vocabulary_size: int) -> Iterator[slice]:
-    rows = max(1, CHUNK_BYTES // (vocabulary_size * hidden.element_size()))
+def _chunks(hidden: Tensor, weights: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows after others with their logits, which the next may be written over."""
+    row_bytes = weights.shape[0] * hidden.element_size()
+    near = NEAR_BYTES // row_bytes
+    rows = max(1, min(near if near >= NEAR_ROWS else hidden.shape[0], CHUNK_BYTES // row_bytes))
+    place = hidden.new_empty(min(rows, hidden.shape[0]), weights.shape[0])
     for start in range(0, hidden.shape[0], rows):
-        yield slice(start, start + rows)
+        chunk = slice(start, start + rows)
+        part = hidden[chunk]
+        yield chunk, torch.mm(part, weights.t(), out=place[: len(part)])
 
 
 def _spread(
@@ -59,22 +82,34 @@ def _spread(
 ) -> None:
     """From the gradient of a chunk's logits to those of its hidden states and of the head."""
     hidden_gradient, head_gradient = gradients
-    hidden_gradient[chunk] = slope @ weights
-    head_gradient += slope.t() @ hidden[chunk]
+    torch.mm(slope, weights, out=hidden_gradient[chunk])
+    if head_gradient.dtype == slope.dtype:
+        head_gradient.addmm_(slope.t(), hidden[chunk])
+    else:
+        head_gradient += slope.t() @ hidden[chunk]
 
 
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, ops: Ops) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, ops: Ops, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         weights = head.to(hidden.dtype)
-        parts = [
-            ops.row_losses(hidden[chunk] @ weights.t(), targets[chunk])
-            for chunk in _chunks(hidden, head.shape[0])
-        ]
-        log_totals = torch.cat([log_total for _, log_total in parts])
-        ctx.save_for_backward(hidden, head, targets, log_totals)
+        losses: list[Tensor] = []
+        log_totals: list[Tensor] = []
+        entropies: list[Tensor] = []
+        for chunk, logits in _chunks(hidden, weights):
+            for part, found in zip(
+                (losses, log_totals, entropies),
+                ops.row_losses(logits, targets[chunk], with_entropy),
+                strict=True,
+            ):
+                part.append(found)
+        ctx.save_for_backward(hidden, head, targets, torch.cat(log_totals))
         ctx.ops = ops
-        return torch.cat([losses for losses, _ in parts])
+        entropy = torch.cat(entropies)
+        ctx.mark_non_differentiable(entropy)
+        return torch.cat(losses), entropy
 
     @staticmethod
     @once_differentiable
@@ -82,13 +117,12 @@ class _TokenLosses(torch.autograd.Function):
         hidden, head, targets, log_totals = ctx.saved_tensors
         weights, scale = head.to(hidden.dtype), gradients[0].contiguous()
         found = torch.empty_like(hidden), torch.zeros_like(head)
-        for chunk in _chunks(hidden, head.shape[0]):
-            logits = hidden[chunk] @ weights.t()
+        for chunk, logits in _chunks(hidden, weights):
             slope = ctx.ops.row_losses_slope_(
                 logits, targets[chunk], log_totals[chunk], scale[chunk]
             )
             _spread(slope, chunk, hidden, weights, found)
-        return *found, None, None
+        return *found, None, None, None
 
 
 class _MeanLoss(torch.autograd.Function):
@@ -102,9 +136,8 @@ class _MeanLoss(torch.autograd.Function):
         needs_gradient = switched_on and any(ctx.needs_input_grad)
         gradients = (torch.empty_like(hidden), torch.zeros_like(head)) if needs_gradient else None
         losses = []
-        for chunk in _chunks(hidden, head.shape[0]):
-            logits = hidden[chunk] @ weights.t()
-            found, log_total = ops.row_losses(logits, targets[chunk])
+        for chunk, logits in _chunks(hidden, weights):
+            found, log_total, _ = ops.row_losses(logits, targets[chunk])
             losses.append(found)
             if gradients is not None:
                 slope = ops.row_losses_slope_(logits, targets[chunk], log_total, scale[chunk])

@@ -23,10 +23,11 @@ from torch.utils.checkpoint import checkpoint
 from isoflop.config import UserError
 from isoflop.model.attention import Attention, rotary_tables
 from isoflop.model.config import ModelConfig
-from isoflop.model.loss import mean_loss, token_losses
+from isoflop.model.loss import mean_loss, token_losses, token_losses_and_entropies
 from isoflop.model.moe import ExpertsImplementation, MoE
 from isoflop.model.ops import Ops, OpsImplementation, select_ops
 from isoflop.model.ops.cached import LayerCache, NewPositions
+from isoflop.model.packed import Packing
 from isoflop.model.router import RouterStatistics, stack_layers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -66,20 +67,23 @@ class Layer(nn.Module):
         self,
         x: Float[Tensor, "batch position d_model"],
         delta: Float[Tensor, "batch position d_model"] | None,
-        cosine: Float[Tensor, "position head_width"],
-        sine: Float[Tensor, "position head_width"],
+        cosine: Float[Tensor, "length head_width"],
+        sine: Float[Tensor, "length head_width"],
         documents: Int[Tensor, "batch position"] | None,
         counted: Bool[Tensor, "batch position"] | None,
         experts: Int[Tensor, "batch position top_k"] | None,
         record: list[Tensor] | None,
+        packing: Packing | None,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, RouterStatistics]:
         """The residual stream without the experts' answer, that answer, and the router's statistics.
 
+        `length` is `position` but with `packing`, where it is that of the longest sequence.
+
         `delta` is the answer of the layer before: each sum is made where the next norm reads it.
         """
         x, normed = self.norm(self.attention_norm, x, delta, dtype)
-        delta = self.attention(normed, cosine, sine, documents)
+        delta = self.attention(normed, cosine, sine, documents, packing)
         x, normed = self.norm(self.moe_norm, x, delta, dtype)
         delta, statistics = self.moe(normed, counted, experts, record)
         return x, delta, statistics
@@ -175,13 +179,15 @@ class Transformer(nn.Module):
         counted: Bool[Tensor, "batch position"] | None = None,
         experts: Int[Tensor, "layers batch position top_k"] | None = None,
         record: list[Tensor] | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Float[Tensor, "batch position d_model"], RouterStatistics]:
         """What the head reads, in the precision of the products, and the routers' statistics.
 
         With `experts`, recorded by another pass, each token goes to them; `record` takes those of
-        each layer (see `MoE.forward`).
+        each layer (see `MoE.forward`). With `packing`, `tokens` are the different tokens of several
+        sequences, (1, tokens), and so is what returns.
         """
-        length = tokens.shape[1]
+        length = (tokens if packing is None else packing.spread).shape[1]
         if length > self.config.sequence_length:
             raise UserError(
                 f"{length} tokens are more than sequence_length={self.config.sequence_length}; "
@@ -192,7 +198,8 @@ class Transformer(nn.Module):
         statistics = []
         for place, layer in enumerate(self._layers()):
             chosen = None if experts is None else experts[place]
-            given = (x, delta, cosine, sine, documents, counted, chosen, record, self.compute_dtype)
+            tables = (cosine, sine, documents, counted)
+            given = (x, delta, *tables, chosen, record, packing, self.compute_dtype)
             if self.recompute == "layers" and torch.is_grad_enabled():
                 x, delta, router = checkpoint(
                     layer, *given, use_reentrant=False, preserve_rng_state=False
@@ -220,6 +227,12 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, " tokens"]:
         """Cross-entropy in nats of chosen places, from what the head reads there."""
         return token_losses(hidden, self.head, targets, self.ops)
+
+    def losses_and_entropies_of(
+        self, hidden: Float[Tensor, "tokens d_model"], targets: Int[Tensor, " tokens"]
+    ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+        """As `losses_of`, and the entropy of the distribution at each place, without gradients."""
+        return token_losses_and_entropies(hidden, self.head, targets, self.ops)
 
     def mean_loss(
         self,

@@ -51,7 +51,7 @@ from isoflop.posttrain.rows import (
     GrpoValidationRow,
     LeftOutRow,
 )
-from isoflop.posttrain.update import Scored, UpdateResult, score, update
+from isoflop.posttrain.update import NOTHING_SEEN, UpdateResult, score, update
 from isoflop.records import atomic_file, write_rows
 from isoflop.tokens.tokenizer import Tokenizer
 from isoflop.train.state import (
@@ -183,14 +183,13 @@ def _step(
     ]
     rollout_seconds = clock.lap()
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    scored = score(model.train(), reference, rollouts, config)
+    mini_batches = score(model.train(), reference, rollouts, config, first_by_update=True)
     score_seconds = clock.lap()
     updates = [
-        update(model, optimizer, mini_batch, config, step=step)
-        for mini_batch in scored.mini_batches
+        update(model, optimizer, mini_batch, config, step=step) for mini_batch in mini_batches
     ]
     update_seconds = clock.lap()
-    row = _step_row(step, rollouts, scored, updates, _change(model, before), config)
+    row = _step_row(step, rollouts, updates, _change(model, before), config)
     # Answers first: a step whose row is there has its answers too.
     with atomic_file(folder / "answers" / f"{name}.jsonl") as answers, answers.open("wb") as out:
         out.writelines(answers_of_parts(parts))
@@ -236,7 +235,6 @@ def _change(model: Transformer, before: Sequence[Tensor]) -> float:
 def _step_row(
     step: int,
     rollouts: Sequence[Rollout],
-    scored: Scored,
     updates: Sequence[UpdateResult],
     change: float,
     config: GrpoConfig,
@@ -246,6 +244,7 @@ def _step_row(
     groups = [rewards[begin : begin + size] for begin in range(0, len(rewards), size)]
     counts = torch.stack([one.expert_counts for one in updates]).sum(dim=0).double()
     load = counts / counts.mean(dim=-1, keepdim=True)
+    seen = sum((one.seen for one in updates), NOTHING_SEEN)
     divergences = [one.divergence for one in updates if one.divergence is not None]
     return GrpoStepRow(
         step=step,
@@ -261,15 +260,15 @@ def _step_row(
         clip_share=fmean(one.clip_share for one in updates),
         largest_ratio_deviation=updates[0].largest_ratio_deviation,
         divergence=fmean(divergences) if divergences else None,
-        entropy=scored.entropy,
+        entropy=seen.entropy / seen.num_tokens,
         gradient_l2_norm=fmean(one.gradient_l2_norm for one in updates),
         gradient_l1_norm=fmean(one.gradient_l1_norm for one in updates),
         update_l2_norm=change,
         balance_loss=_mean_layers([one.balance_loss for one in updates]),
         z_loss=_mean_layers([one.z_loss for one in updates]),
         max_expert_load=load.max().item(),
-        sampler_log_prob_difference=scored.sampler_log_prob_difference,
-        routing_disagreement=scored.routing_disagreement,
+        sampler_log_prob_difference=seen.sampler_difference / seen.num_tokens,
+        routing_disagreement=seen.num_disagreeing / seen.num_routed,
     )
 
 

@@ -1,13 +1,15 @@
 """What a model says of answers: log-probabilities and entropy of their tokens, with gradients.
 
 Shapes in this file:
-    batch     answers computed together
-    position  tokens of the longest prompt and answer, or of the longest answer
-    tokens    tokens of all answers, one after another
+    batch          answers computed together
+    response       tokens of the longest answer
+    answer_tokens  tokens of all answers, one after another
+    tokens         tokens read: each prompt once, and the answers' without their last
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,11 +17,15 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from isoflop.model.packed import Packed, pack
 from isoflop.model.router import RouterStatistics
 from isoflop.model.transformer import Transformer
 
 ENTROPY_CHUNK = 2**24
-"""Logits held at once where entropy is computed: 64 MiB in float32. Chosen."""
+"""Logits held at once where entropy has gradients: 64 MiB in float32. Chosen."""
+
+EntropyWanted = Literal["none", "value", "gradient"]
+"""Whether entropy is computed, and whether gradients flow through it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,57 +41,54 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerBatch:
-    """Answers side by side, filled up on the right, where causal attention never looks."""
+    """Answers side by side; neighbours' equal prompts are computed once."""
 
-    inputs: Int[Tensor, "batch position"]
+    packed: Packed
     """Prompts and answers without their last token."""
-    rows: Int[Tensor, " tokens"]
-    columns: Int[Tensor, " tokens"]
-    """Where in `inputs` each answer token is predicted."""
-    targets: Int[Tensor, " tokens"]
+    predicted: Int[Tensor, " answer_tokens"]
+    """Where in the packed tokens each answer token is predicted."""
+    targets: Int[Tensor, " answer_tokens"]
     mask: Bool[Tensor, "batch response"]
     """True where an answer has a token."""
-    counted: Bool[Tensor, "batch position"]
-    """True where `inputs` holds a token, not filling."""
-    experts: Int[Tensor, "layers batch position top_k"] | None
+    experts: Int[Tensor, "layers 1 tokens top_k"] | None
     """Those that the sampler chose. None: not recorded."""
 
     @classmethod
     def of(cls, answers: Sequence[Answer], device: torch.device) -> "AnswerBatch":
         """These answers; experts are recorded for all of them or for none."""
-        inputs = [(*one.prompt, *one.response)[:-1] for one in answers]
-        longest = max(map(len, inputs))
-        filled = [[*row, *[0] * (longest - len(row))] for row in inputs]
-        lengths = torch.tensor([len(one.response) for one in answers])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        rows, place = mask.nonzero(as_tuple=True)
-        starts = torch.tensor([len(one.prompt) - 1 for one in answers])
-        read = torch.tensor([len(row) for row in inputs])
+        read = [one.response[:-1] for one in answers]
+        packed = pack([one.prompt for one in answers], read, device)
+        lengths = torch.tensor([len(one.response) for one in answers], device=device)
+        place = torch.arange(int(lengths.max()), device=device)
+        mask = place < lengths[:, None]
+        # The first token is predicted by the prompt's last, each other by the one before it.
+        predicted = packed.first_own[:, None] + place - 1
+        predicted[:, 0] = packed.last_of_prompt
         return cls(
-            inputs=torch.tensor(filled, device=device),
-            rows=rows.to(device),
-            columns=(starts[rows] + place).to(device),
+            packed=packed,
+            predicted=predicted[mask],
             targets=torch.tensor([t for one in answers for t in one.response], device=device),
-            mask=mask.to(device),
-            counted=(torch.arange(longest) < read[:, None]).to(device),
-            experts=_experts(answers, longest, device),
+            mask=mask,
+            experts=_experts(answers, packed, device),
         )
 
-    def spread(self, values: Float[Tensor, " tokens"]) -> Float[Tensor, "batch response"]:
+    def spread(self, values: Float[Tensor, " answer_tokens"]) -> Float[Tensor, "batch response"]:
         """Values of the answers' tokens at their places, 0 where there is none."""
         spread = values.new_zeros(self.mask.shape)
         return spread.masked_scatter(self.mask, values)
 
 
-def _experts(answers: Sequence[Answer], longest: int, device: torch.device) -> Tensor | None:
+def _experts(answers: Sequence[Answer], packed: Packed, device: torch.device) -> Tensor | None:
     given = [one.experts for one in answers if one.experts is not None]
     if not given:
         return None
+    longest = packed.packing.spread.shape[1]
     layers, _, top_k = given[0].shape
     filled = np.zeros((layers, len(answers), longest, top_k), dtype=np.int64)
     for place, experts in enumerate(given):
         filled[:, place, : experts.shape[1]] = experts
-    return torch.from_numpy(filled).to(device)
+    flat = torch.from_numpy(filled).to(device).flatten(1, 2)
+    return flat[:, packed.packing.places][:, None]
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,9 @@ class Said:
     log_probs: Float[Tensor, "batch response"]
     """Of every answer token in nats, at the temperature it was drawn at."""
     entropy: Float[Tensor, "batch response"] | None
-    """Of the distribution at each answer token, in nats. None: not asked for."""
+    """Of the distribution at each answer token, in nats. None: not wanted."""
     router: RouterStatistics
-    experts: Int[Tensor, "layers batch position top_k"]
+    experts: Int[Tensor, "layers 1 tokens top_k"]
     """That the routers chose, also where the sampler's were followed."""
 
 
@@ -107,34 +110,41 @@ def say(
     *,
     temperature: float,
     replay: bool = False,
-    with_entropy: bool = False,
+    entropy: EntropyWanted = "none",
 ) -> Said:
-    """Log-probabilities of the answers' tokens, with gradients; entropy, with gradients too.
+    """Log-probabilities of the answers' tokens, with gradients, and the entropy at each.
 
     The same function makes the old, the new and the reference's log-probabilities, so that equal
     weights give equal bits.
 
     Args:
         replay: send each token to the experts that the sampler chose.
-        with_entropy: compute it.
     """
     record: list[Tensor] = []
     hidden, router = model.hidden(
-        batch.inputs,
-        counted=batch.counted,
+        batch.packed.tokens,
+        packing=batch.packed.packing,
         experts=batch.experts if replay else None,
         record=record,
     )
-    asked = hidden[batch.rows, batch.columns] / temperature
-    log_probs = batch.spread(-model.losses_of(asked, batch.targets))
-    entropy = batch.spread(_entropy(model, asked)) if with_entropy else None
-    return Said(log_probs, entropy, router, torch.stack(record))
+    asked = model.ops.take_rows(hidden[0], batch.predicted)
+    if temperature != 1.0:
+        asked = asked / temperature
+    entropies = None
+    if entropy == "value":
+        losses, entropies = model.losses_and_entropies_of(asked, batch.targets)
+    else:
+        losses = model.losses_of(asked, batch.targets)
+        if entropy == "gradient":
+            entropies = _entropies(model, asked)
+    spread = None if entropies is None else batch.spread(entropies)
+    return Said(batch.spread(-losses), spread, router, torch.stack(record))
 
 
-def _entropy(
-    model: Transformer, asked: Float[Tensor, "tokens d_model"]
-) -> Float[Tensor, " tokens"]:
-    """In parts, so that without gradients all logits are never held at once."""
+def _entropies(
+    model: Transformer, asked: Float[Tensor, "answer_tokens d_model"]
+) -> Float[Tensor, " answer_tokens"]:
+    """With gradients; in parts, so that logits and their softmax are not held twice at once."""
     size = max(1, ENTROPY_CHUNK // model.config.vocabulary_size)
     parts = []
     for part in asked.split(size):

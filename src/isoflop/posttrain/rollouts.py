@@ -3,7 +3,8 @@
     <folder>/rollouts/step-00000007/part-00000000.jsonl   RolloutRow, for each problem its samples
     <folder>/rollouts/step-00000007/part-00000000.npz     what the sampler noted: log-probabilities, experts
 
-A part is some problems with all their samples, computed by themselves and always in the same way.
+A part is some problems with all their samples, computed by themselves and always in the same way. It
+survives a killed process; one that a power cut tore is noticed when it is read.
 """
 
 import shutil
@@ -136,7 +137,7 @@ def roll_out(
         rollouts = _rewarded(samples, problems, step, tokenizer.end_of_text_id)
         # The rows appear last: a part without them is made again.
         _write_records(record_path, [one.record for one in rollouts])
-        write_rows(rows_path, [one.row for one in rollouts])
+        write_rows(rows_path, [one.row for one in rollouts], survives_power_cut=False)
         yield rollouts
 
 
@@ -226,7 +227,7 @@ def router_drift(model: Transformer, config: GrpoConfig, step: int, part: int) -
 
 def _write_records(path: Path, records: Sequence[SampleRecord]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as part, part.open("wb") as out:
+    with atomic_file(path, survives_power_cut=False) as part, part.open("wb") as out:
         np.savez(
             out,
             allow_pickle=False,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from isoflop.allocator import keep_freed_memory
 from isoflop.evaluate.tasks.load import problems_digest
 from isoflop.evaluate.tasks.run import file_digest
 from isoflop.folders import StageFolder, stage_folder, working_in
@@ -56,6 +57,7 @@ def run_grpo(
     Raises:
         UserError: another process works in the folder, or see `train_grpo` and `load_problems`.
     """
+    keep_freed_memory()
     with Sandbox() as sandbox:
         sets = [
             load_problems(source, config.reward, sandbox)

@@ -7,6 +7,7 @@ Shapes in this file:
     experts   experts of a layer
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,18 +27,53 @@ from isoflop.posttrain.grpo import (
     divergence,
     group_advantages,
 )
-from isoflop.posttrain.policy import Answer, AnswerBatch, Said, say
+from isoflop.posttrain.policy import Answer, AnswerBatch, EntropyWanted, Said, say
 from isoflop.posttrain.rollouts import Rollout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class PolicySums:
+    """What was seen of answers at the weights that they were sampled by, summed over tokens."""
+
+    num_tokens: int
+    """Answer tokens."""
+    entropy: float
+    sampler_difference: float
+    """Of |sampler's - trainer's log-probability|."""
+    num_routed: int
+    """Pairs of token and layer, prompts included, once for the answers of a micro-batch."""
+    num_disagreeing: int
+    """Of them, where the trainer's routers would choose other experts than the sampler's."""
+
+    def __add__(self, other: "PolicySums") -> "PolicySums":
+        """Of the answers of both."""
+        return PolicySums(
+            num_tokens=self.num_tokens + other.num_tokens,
+            entropy=self.entropy + other.entropy,
+            sampler_difference=self.sampler_difference + other.sampler_difference,
+            num_routed=self.num_routed + other.num_routed,
+            num_disagreeing=self.num_disagreeing + other.num_disagreeing,
+        )
+
+
+NOTHING_SEEN = PolicySums(
+    num_tokens=0, entropy=0.0, sampler_difference=0.0, num_routed=0, num_disagreeing=0
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MicroBatch:
     """Answers computed at once, with what stays fixed while the weights change."""
 
     batch: AnswerBatch
     advantages: Float[Tensor, " batch"]
-    old_log_probs: Float[Tensor, "batch response"]
+    sampler_log_probs: Float[Tensor, "batch response"]
+    """Of the answers' tokens, as the sampler noted them."""
+    old_log_probs: Float[Tensor, "batch response"] | None
+    """That the ratio divides by. None: the update's own, which then is the first at its weights."""
     reference_log_probs: Float[Tensor, "batch response"] | None
+    seen: PolicySums | None
+    """None: the update looks."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +85,10 @@ class MiniBatch:
     """Answer tokens of all parts."""
     num_sequences: int
 
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A step's mini-batches, and what was seen of them before any update."""
-
-    mini_batches: list[MiniBatch]
-    entropy: float
-    sampler_log_prob_difference: float
-    routing_disagreement: float
+    @property
+    def seen(self) -> PolicySums:
+        """What was seen of the parts before the update."""
+        return sum((one.seen for one in self.parts if one.seen is not None), NOTHING_SEEN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +104,8 @@ class UpdateResult:
     balance_loss: Float[Tensor, " layers"]
     z_loss: Float[Tensor, " layers"]
     expert_counts: Int[Tensor, "layers experts"]
+    seen: PolicySums
+    """Of the mini-batch at the weights that its answers were sampled by."""
 
 
 def advantages_of(
@@ -89,85 +122,72 @@ def score(
     reference: Transformer | None,
     rollouts: Sequence[Rollout],
     config: GrpoConfig,
-) -> Scored:
-    """Cut a step's answers into mini- and micro-batches and take their log-probabilities before it."""
+    *,
+    first_by_update: bool = False,
+) -> list[MiniBatch]:
+    """Cut a step's answers into mini- and micro-batches and take their log-probabilities before it.
+
+    Args:
+        first_by_update: leave the first mini-batch's to its update, which computes the same numbers
+            on its way: the weights are still those of the rollouts.
+    """
     device = model.embedding.device
     advantages = advantages_of(rollouts, config).flatten().to(device)
     size = config.mini_batch_prompts * config.samples_per_prompt
-    mini_batches, seen, tokens = [], [], 0
+    mini_batches = []
     for begin in range(0, len(rollouts), size):
         parts = []
         end = min(begin + size, len(rollouts))
+        asked = None if first_by_update and begin == 0 else model
         for start in range(begin, end, config.micro_batch_answers):
             rows = slice(start, min(start + config.micro_batch_answers, end))
-            part, sums = _score_part(model, reference, rollouts[rows], advantages[rows], config)
+            part = _score_part(asked, reference, rollouts[rows], advantages[rows], config)
             parts.append(part)
-            seen.append(sums)
         count = sum(int(part.batch.mask.sum()) for part in parts)
-        tokens += count
         mini_batches.append(MiniBatch(parts, count, end - begin))
-    return Scored(
-        mini_batches=mini_batches,
-        entropy=math.fsum(one.entropy for one in seen) / tokens,
-        sampler_log_prob_difference=math.fsum(one.difference for one in seen) / tokens,
-        routing_disagreement=sum(one.disagreeing for one in seen) / sum(one.routed for one in seen),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sums:
-    """Over the tokens of a micro-batch."""
-
-    entropy: float
-    difference: float
-    disagreeing: int
-    """Of `routed`, pairs of token and layer, prompts included."""
-    routed: int
+    return mini_batches
 
 
 @torch.no_grad()
 def _score_part(
-    model: Transformer,
+    model: Transformer | None,
     reference: Transformer | None,
     rollouts: Sequence[Rollout],
     advantages: Tensor,
     config: GrpoConfig,
-) -> tuple[MicroBatch, _Sums]:
-    """A micro-batch, and what its tokens add to the step's means."""
+) -> MicroBatch:
+    """A micro-batch; without a model its own log-probabilities are left to the update."""
     device = advantages.device
     batch = AnswerBatch.of([answer_of(one) for one in rollouts], device)
-
-    def ask(asked: Transformer, *, with_entropy: bool) -> Said:
-        return say(
-            asked,
-            batch,
-            temperature=config.temperature,
-            replay=config.replay_routing,
-            with_entropy=with_entropy,
-        )
-
-    said = ask(model, with_entropy=True)
-    sampled = batch.spread(
-        torch.cat([torch.from_numpy(one.record.log_probs) for one in rollouts]).to(device)
+    noted = torch.cat([torch.from_numpy(one.record.log_probs) for one in rollouts])
+    sampled = batch.spread(noted.to(device))
+    ask = functools.partial(
+        say, batch=batch, temperature=config.temperature, replay=config.replay_routing
     )
+    said = None if model is None else ask(model, entropy="value")
+    old = None if said is None else said.log_probs
+    return MicroBatch(
+        batch=batch,
+        advantages=advantages,
+        sampler_log_probs=sampled,
+        old_log_probs=sampled if config.old_log_probs == "sampler" else old,
+        reference_log_probs=None if reference is None else ask(reference).log_probs,
+        seen=None if said is None else _sums(said, batch, sampled),
+    )
+
+
+@torch.no_grad()
+def _sums(said: Said, batch: AnswerBatch, sampled: Tensor) -> PolicySums:
     assert said.entropy is not None
     assert batch.experts is not None
     other = (said.experts.sort(dim=-1).values != batch.experts.sort(dim=-1).values).any(dim=-1)
-    sums = _Sums(
+    return PolicySums(
+        num_tokens=int(batch.mask.sum()),
         entropy=said.entropy.sum().item(),
-        difference=(sampled - said.log_probs).abs().sum().item(),
-        disagreeing=int(other[:, batch.counted].sum()),
-        routed=len(other) * int(batch.counted.sum()),
+        sampler_difference=(sampled - said.log_probs).abs().sum().item(),
+        num_routed=other.numel(),
+        num_disagreeing=int(other.sum()),
     )
-    part = MicroBatch(
-        batch=batch,
-        advantages=advantages,
-        old_log_probs=sampled if config.old_log_probs == "sampler" else said.log_probs,
-        reference_log_probs=(
-            None if reference is None else ask(reference, with_entropy=False).log_probs
-        ),
-    )
-    return part, sums
 
 
 def answer_of(rollout: Rollout) -> Answer:
@@ -218,12 +238,15 @@ def update(
         balance_loss=torch.stack([one.balance_loss for one in seen]).mean(dim=0),
         z_loss=torch.stack([one.z_loss for one in seen]).mean(dim=0),
         expert_counts=torch.stack([one.expert_counts for one in seen]).sum(dim=0),
+        seen=sum((one.sums for one in seen), NOTHING_SEEN),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
     """What one micro-batch showed."""
+
+    sums: PolicySums
 
     policy_loss: float
     divergence_sum: float | None
@@ -234,31 +257,21 @@ class _Seen:
     expert_counts: Tensor
 
 
-def _divergence(said: Said, part: MicroBatch, config: GrpoConfig) -> Tensor | None:
-    """Of each answer token from the reference, (batch, response); None without a reference."""
-    if part.reference_log_probs is None:
-        return None
-    return divergence(
-        said.log_probs,
-        part.reference_log_probs,
-        config.divergence,
-        old_log_probs=part.old_log_probs if config.divergence_by_ratio else None,
-    )
-
-
 def _backward(model: Transformer, part: MicroBatch, whole: MiniBatch, config: GrpoConfig) -> _Seen:
     """Add a micro-batch's gradients to the weights'."""
     batch, mask = part.batch, part.batch.mask
+    value: EntropyWanted = "none" if part.seen is not None else "value"
     said = say(
         model,
         batch,
         temperature=config.temperature,
         replay=config.replay_routing,
-        with_entropy=config.entropy_coefficient > 0,
+        entropy="gradient" if config.entropy_coefficient > 0 else value,
     )
+    old = said.log_probs.detach() if part.old_log_probs is None else part.old_log_probs
     objective, held = clipped_objective(
         said.log_probs,
-        part.old_log_probs,
+        old,
         part.advantages,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
@@ -274,19 +287,30 @@ def _backward(model: Transformer, part: MicroBatch, whole: MiniBatch, config: Gr
             max_tokens=config.max_response_tokens,
         )
 
-    policy, estimate = total(objective), _divergence(said, part, config)
-    loss = policy
-    if estimate is not None:
+    policy = loss = total(objective)
+    estimate = None
+    if part.reference_log_probs is not None:
+        estimate = divergence(
+            said.log_probs,
+            part.reference_log_probs,
+            config.divergence,
+            old_log_probs=old if config.divergence_by_ratio else None,
+        )
         loss = loss + config.divergence_coefficient * total(estimate)
-    if said.entropy is not None:
+    if config.entropy_coefficient > 0 and said.entropy is not None:
         loss = loss - config.entropy_coefficient * total(said.entropy)
     balance, z = balance_loss(said.router, "micro"), z_loss(said.router)
     share = len(mask) / whole.num_sequences
-    loss = loss + share * config.balance_coefficient * balance.sum()
-    loss = loss + share * config.z_coefficient * z.sum()
+    for coefficient, of_layers in (
+        (config.balance_coefficient, balance),
+        (config.z_coefficient, z),
+    ):
+        if coefficient > 0:
+            loss = loss + share * coefficient * of_layers.sum()
     loss.backward()
-    ratio = (said.log_probs.detach() - part.old_log_probs).exp()
+    ratio = (said.log_probs.detach() - old).exp()
     return _Seen(
+        sums=part.seen or _sums(said, batch, part.sampler_log_probs),
         policy_loss=policy.item(),
         divergence_sum=None if estimate is None else estimate.detach()[mask].sum().item(),
         num_held=int((held & mask).sum()),

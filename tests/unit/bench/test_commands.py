@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from isoflop import cli
-from isoflop.sweep.pool import KEEP_MEMORY
+from isoflop.allocator import KEEP_MEMORY
 
 PROGRAM = """
 import sys

@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
+from isoflop.allocator import KEEP_MEMORY
 from isoflop.bench import commands
 from isoflop.bench.machine import PeakMemory, matrix_peak, require_device, run_apart
 from isoflop.config import UserError
-from isoflop.sweep.pool import KEEP_MEMORY
 
 MIB = 1 << 20
 

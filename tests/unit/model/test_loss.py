@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from isoflop.model import loss as loss_module
-from isoflop.model.loss import mean_loss, token_losses
+from isoflop.model.loss import mean_loss, token_losses, token_losses_and_entropies
 from isoflop.model.ops import NATIVE_OPS, TORCH_OPS, Ops, build
 
 ALL_OPS = [TORCH_OPS] + ([NATIVE_OPS] if build.native_available() else [])
@@ -86,6 +86,30 @@ def test_chunks_give_full_cross_entropy_in_value_and_gradients(
 
 
 @every_ops
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_entropy_is_that_of_the_softmax_and_changes_neither_loss_nor_gradient(
+    ops, dtype, rows, monkeypatch
+):
+    hidden, head, targets = example(9, 33, 16, seed=4, dtype=dtype)
+    in_chunks_of(monkeypatch, rows, head, hidden)
+    losses, entropies = token_losses_and_entropies(hidden, head, targets, ops)
+    alone = token_losses(hidden, head, targets, ops)
+    assert torch.equal(losses, alone)
+    assert not entropies.requires_grad
+    log_p = (hidden.double() @ head.double().T).log_softmax(dim=-1)
+    expected = -(log_p.exp() * log_p).sum(dim=-1)
+    assert relative(entropies, expected) <= TOLERANCES[dtype]
+    pull = torch.linspace(0.5, 1.5, 9)
+    for one, two in zip(
+        torch.autograd.grad(losses, (hidden, head), pull),
+        torch.autograd.grad(alone, (hidden, head), pull),
+        strict=True,
+    ):
+        assert torch.equal(one, two)
+
+
+@every_ops
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
 def test_the_size_of_chunks_changes_no_token_loss(ops, rows, monkeypatch):
     hidden, head, targets = example(7, 33, 16, seed=1)
@@ -119,9 +143,9 @@ class Recorder:
         self.ops = dataclasses.replace(ops, row_losses=self._losses, row_losses_slope_=self._slope)
         self._inner = ops
 
-    def _losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, logits: Tensor, *others) -> tuple[Tensor, Tensor, Tensor]:
         self.rows.append(logits.shape[0])
-        return self._inner.row_losses(logits, targets)
+        return self._inner.row_losses(logits, *others)
 
     def _slope(self, logits: Tensor, *others: Tensor) -> Tensor:
         self.slopes.append(logits.shape[0])

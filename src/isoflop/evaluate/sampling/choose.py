@@ -26,28 +26,42 @@ def choose(
     logits: Float[Tensor, "samples vocabulary"],
     sampling: Sampling,
     uniform: Float[Tensor, " samples"],
-) -> Int[Tensor, " samples"]:
+    *,
+    with_log_probs: bool = False,
+) -> tuple[Int[Tensor, " samples"], Float[Tensor, " samples"] | None]:
     """The next token of each sample; at temperature 0 the most probable, of equals the first.
 
     `uniform` is in [0, 1): the token is the one at which the cumulative probability of the tokens
     that may be drawn passes it. Tokens as probable as the last of these may be drawn too.
 
+    Args:
+        with_log_probs: also tell each token's log-probability in nats at the temperature, before any
+            token is excluded; at temperature 0, at temperature 1.
+
     Raises:
         UserError: logits that are not finite.
     """
     if logits.device.type == "cpu" and native_available():
-        chosen = _choose_native(logits, sampling, uniform)
+        chosen, log_probs = _choose_native(logits, sampling, uniform, with_log_probs)
     else:
         chosen = choose_in_torch(logits, sampling, uniform)
+        log_probs = _log_probs(logits, sampling, chosen) if with_log_probs else None
     if int(chosen.min()) < 0:
         raise UserError(
             "the model's logits are not finite (training diverged or the weights are damaged); "
             "sample from an earlier checkpoint"
         )
-    return chosen
+    return chosen, log_probs
 
 
-def _choose_native(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
+def _log_probs(logits: Tensor, sampling: Sampling, chosen: Tensor) -> Tensor:
+    scaled = logits / (sampling.temperature or 1.0)
+    return scaled.log_softmax(dim=-1).gather(1, chosen.clamp(min=0)[:, None])[:, 0]
+
+
+def _choose_native(
+    logits: Tensor, sampling: Sampling, uniform: Tensor, with_log_probs: bool
+) -> tuple[Tensor, Tensor | None]:
     """One pass over each row by decode.c; -1 where it holds a number that is not finite."""
     rows, vocabulary = logits.shape
     tokens = torch.empty(rows, dtype=torch.long)
@@ -56,8 +70,9 @@ def _choose_native(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tenso
     sizes = (rows, vocabulary, inverse, sampling.top_p, top_k)
     rooms = (*torch.empty(3, vocabulary), torch.empty(vocabulary, dtype=torch.int32))
     given = (logits.float().contiguous(), uniform.double().contiguous())
-    call(torch.float32, "draw_tokens", *given, *sizes, *rooms, tokens)
-    return tokens
+    log_probs = torch.empty(rows) if with_log_probs else None
+    call(torch.float32, "draw_tokens", *given, *sizes, *rooms, tokens, log_probs)
+    return tokens, log_probs
 
 
 def choose_in_torch(

@@ -23,6 +23,7 @@ from isoflop.evaluate.sampling.choose import choose, uniforms
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.sampling.samples import GREEDY_SEED, Request, Sample, SampleRecord
 from isoflop.evaluate.sampling.stops import Stops, finish_of
+from isoflop.model.decode import make_decoder
 from isoflop.model.moe import MoE
 from isoflop.model.transformer import Transformer
 from isoflop.tokens.tokenizer import Tokenizer
@@ -34,8 +35,6 @@ class _Running:
 
     request: int
     seed: int
-    entered: int
-    """Steps of the batch before its first."""
 
 
 class OurGenerator:
@@ -129,12 +128,11 @@ class _Batch:
         longest = max(len(request.prompt) for request in requests if request.seeds)
         capacity = min(model.config.sequence_length, longest + sampling.max_new_tokens)
         self.cache = model.empty_cache(places, capacity)
+        self.decoder = make_decoder(model, self.cache)
         self.running: list[_Running | None] = [None] * places
         self.record = record
         self.prompt_experts: dict[int, Tensor] = {}
         """Of each request's prompt, where experts are recorded."""
-        self.step_experts: list[NDArray[np.int16]] = []
-        """Of every place at each step, (layers, places, top_k)."""
         self.newest = np.zeros(places, dtype=np.int64)
         """The token chosen last, and where in the sequence it stands."""
         self.position = np.zeros(places, dtype=np.int64)
@@ -144,6 +142,14 @@ class _Batch:
         self.most = np.zeros(places, dtype=np.int64)
         self.tokens = np.zeros((places, sampling.max_new_tokens), dtype=np.int64)
         self.log_probs = np.zeros(self.tokens.shape if record else (0, 0), dtype=np.float32)
+        self.experts = self._room_for_experts()
+        """Chosen for each place's tokens as they were read again."""
+
+    def _room_for_experts(self) -> NDArray[np.int16]:
+        """(layers, places, tokens, top_k); nothing where they are not recorded."""
+        places, most = self.tokens.shape if self.record else (0, 0)
+        moes = [module for module in self.model.modules() if isinstance(module, MoE)]
+        return np.zeros((len(moes), places, most, moes[0].top_k), dtype=np.int16)
 
     def run(self) -> Iterator[Sample]:
         """Every sample, as it finishes."""
@@ -176,7 +182,7 @@ class _Batch:
         for place, (number, seed) in zip(places, entering, strict=True):
             length = len(self.requests[number].prompt)
             room = self.model.config.sequence_length - length
-            self.running[place] = _Running(number, seed, entered=len(self.step_experts))
+            self.running[place] = _Running(number, seed)
             self.position[place] = length - 1
             self.seeds[place], self.counts[place] = seed % 2**64, 0
             self.most[place] = min(room, self.sampling.max_new_tokens)
@@ -189,24 +195,21 @@ class _Batch:
     def _step(self) -> list[Sample]:
         """One more token for every running sample."""
         used = [place for place, sample in enumerate(self.running) if sample is not None]
-        tokens = torch.from_numpy(self.newest)[:, None].to(self.device)
-        positions = torch.from_numpy(self.position)[:, None].to(self.device)
-        record: list[Tensor] | None = [] if self.record else None
-        hidden, _ = self.model.hidden_cached(tokens, positions, self.cache, record)
-        logits = self.model.logits(hidden[:, -1])
-        if record is not None:
-            self.step_experts.append(torch.stack(record)[:, :, 0].to("cpu", torch.int16).numpy())
+        logits = self.decoder.step(self.newest, self.position)
+        if self.record:
+            chosen = self.decoder.experts()[:, used].cpu().numpy()
+            # What was read is the token chosen before.
+            self.experts[:, used, self.counts[used] - 1] = chosen
         return self._choose(used, logits if len(used) == len(self.running) else logits[used])
 
     def _choose(self, places: list[int], logits: Tensor) -> list[Sample]:
         """Give each place's sample its next token; those that this ends."""
         counts = self.counts[places]
         drawn = uniforms(self.seeds[places], counts.astype(np.uint64))
-        chosen = choose(logits, self.sampling, torch.from_numpy(drawn).to(self.device))
-        if self.record:
-            scaled = logits / (self.sampling.temperature or 1.0)
-            found = scaled.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
-            self.log_probs[places, counts] = found.cpu().numpy()
+        uniform = torch.from_numpy(drawn).to(self.device)
+        chosen, log_probs = choose(logits, self.sampling, uniform, with_log_probs=self.record)
+        if log_probs is not None:
+            self.log_probs[places, counts] = log_probs.cpu().numpy()
         tokens = chosen.cpu().numpy()
         self.newest[places] = self.tokens[places, counts] = tokens
         self.position[places] += 1
@@ -242,12 +245,11 @@ class _Batch:
         )
 
     def _recorded(self, running: _Running, place: int) -> SampleRecord:
-        steps = self.step_experts[running.entered :]
         prompt = self.prompt_experts[running.request].to("cpu", torch.int16).numpy()
-        own = [step[:, place, None] for step in steps]
+        own = self.experts[:, place, : self.counts[place] - 1]
         return SampleRecord(
             log_probs=self.log_probs[place, : self.counts[place]].copy(),
-            experts=np.concatenate([prompt, *own], axis=1),
+            experts=np.concatenate([prompt, own], axis=1),
         )
 
 

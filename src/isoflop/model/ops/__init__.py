@@ -33,9 +33,10 @@ class Ops:
     expert_product: Callable[..., Tensor]
     make_dispatch: Callable[..., Dispatch]
     gather_rows: Callable[..., Tensor]
+    take_rows: Callable[..., Tensor]
     swiglu: Callable[..., Tensor]
     combine: Callable[..., Tensor]
-    row_losses: Callable[..., tuple[Tensor, Tensor]]
+    row_losses: Callable[..., tuple[Tensor, Tensor, Tensor]]
     row_losses_slope_: Callable[..., Tensor]
 
 

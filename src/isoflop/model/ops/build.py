@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,23 @@ def call(dtype: torch.dtype, name: str, *arguments: torch.Tensor | float | int |
     Raises:
         TypeError: a tensor that is not on the CPU or has strides, of which kernels know nothing.
     """
+    getattr(library(dtype), name)(*_converted(name, arguments))
+
+
+def prepare(
+    dtype: torch.dtype, name: str, *arguments: torch.Tensor | float | int | None
+) -> Callable[[], None]:
+    """The same call, to be made again and again on the same memory. Raises as `call`."""
+    function, converted = getattr(library(dtype), name), _converted(name, arguments)
+
+    def again(*_kept: object) -> None:
+        function(*converted)
+
+    # Bound to the call: the tensors' memory must live as long as it.
+    return functools.partial(again, arguments)
+
+
+def _converted(name: str, arguments: Sequence[torch.Tensor | float | int | None]) -> list[Any]:
     converted: list[Any] = []
     for argument in arguments:
         if isinstance(argument, torch.Tensor):
@@ -102,7 +120,7 @@ def call(dtype: torch.dtype, name: str, *arguments: torch.Tensor | float | int |
             converted.append(ctypes.c_void_p(None))
         else:
             raise TypeError(f"{name}: {argument!r} is no tensor, number or None")
-    getattr(library(dtype), name)(*converted)
+    return converted
 
 
 def kernels_digest() -> str | None:

@@ -285,10 +285,11 @@ static int64_t drawn(const float *row, int64_t size, double total, double unifor
 
 /* tokens: one a row of logits (rows, vocabulary); -1 where a logit is not finite.
    inverse_temperature 0: the largest logit, of equals the first. uniform: in [0, 1).
+   log_probs: none, or of the tokens at the temperature, as if all could be drawn; at 0, at 1.
    row, kept, place, kept_tokens: room for vocabulary values each. */
 void draw_tokens(const float *logits, const double *uniform, int64_t rows, int64_t vocabulary,
                  float inverse_temperature, float top_p, int64_t top_k, float *row, float *kept,
-                 float *place, int32_t *kept_tokens, int64_t *tokens) {
+                 float *place, int32_t *kept_tokens, int64_t *tokens, float *log_probs) {
     Buckets buckets;
     for (int64_t r = 0; r < rows; r++) {
         const float *logit = logits + r * vocabulary;
@@ -304,15 +305,19 @@ void draw_tokens(const float *logits, const double *uniform, int64_t rows, int64
             int64_t first = 0;
             while (logit[first] != largest) first++;
             tokens[r] = first;
-            continue;
+            if (!log_probs) continue;
         }
+        float inverse = inverse_temperature == 0.0f ? 1.0f : inverse_temperature;
         double total = 0.0;
 #pragma omp simd reduction(+ : total)
         for (int64_t i = 0; i < vocabulary; i++) {
-            row[i] = exponential((logit[i] - largest) * inverse_temperature);
+            row[i] = exponential((logit[i] - largest) * inverse);
             total += row[i];
         }
-        tokens[r] = drawn(row, vocabulary, total, uniform[r], top_p, top_k, &buckets, kept, place,
-                          kept_tokens);
+        if (inverse_temperature != 0.0f)
+            tokens[r] = drawn(row, vocabulary, total, uniform[r], top_p, top_k, &buckets, kept,
+                              place, kept_tokens);
+        if (log_probs)
+            log_probs[r] = (logit[tokens[r]] - largest) * inverse - (float)log(total);
     }
 }

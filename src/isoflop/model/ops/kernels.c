@@ -311,6 +311,17 @@ void gather_rows(const number *x, const int64_t *choices, int64_t rows, int64_t 
     }
 }
 
+/* d_x: of each row the sum over where it was taken; zero before. */
+void take_rows_backward(const number *d_out, const int64_t *places, int64_t taken, int64_t width,
+                        float *d_x) {
+    for (int64_t r = 0; r < taken; r++) {
+        const number *from = d_out + r * width;
+        float *to = d_x + places[r] * width;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) to[i] += load(from[i]);
+    }
+}
+
 /* out[t] = sum over its choices of weight x rows[slot]; weights may be null: 1. */
 void combine_forward(const number *rows, const float *weights, const int64_t *slots,
                      int64_t tokens, int64_t top_k, int64_t width, float *line, number *out) {

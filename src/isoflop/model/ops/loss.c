@@ -1,12 +1,13 @@
-/* Cross-entropy of rows of logits, and its gradient.
+/* Cross-entropy of rows of logits, its gradient, and their entropy.
 
-   Called through native.py; isoflop.model.ops.reference defines both functions and tests hold this
+   Called through native.py; isoflop.model.ops.reference defines all functions and tests hold this
    file against them. */
 
 #include "number.h"
 
+/* entropies: none, or of each row's softmax in nats. */
 void row_losses(const number *logits, const int64_t *targets, int64_t rows, int64_t vocabulary,
-                float *losses, float *log_total) {
+                float *losses, float *log_total, float *entropies) {
     for (int64_t r = 0; r < rows; r++) {
         const number *logit = logits + r * vocabulary;
         float largest = -INFINITY, total = 0.0f;
@@ -15,8 +16,19 @@ void row_losses(const number *logits, const int64_t *targets, int64_t rows, int6
             float value = load(logit[i]);
             largest = value > largest ? value : largest;
         }
+        if (entropies) {
+            float weighed = 0.0f;
+#pragma omp simd reduction(+ : total, weighed)
+            for (int64_t i = 0; i < vocabulary; i++) {
+                float below = load(logit[i]) - largest, share = exponential(below);
+                total += share;
+                weighed += share * below;
+            }
+            entropies[r] = logf(total) - weighed / total;
+        } else {
 #pragma omp simd reduction(+ : total)
-        for (int64_t i = 0; i < vocabulary; i++) total += exponential(load(logit[i]) - largest);
+            for (int64_t i = 0; i < vocabulary; i++) total += exponential(load(logit[i]) - largest);
+        }
         log_total[r] = largest + logf(total);
         losses[r] = log_total[r] - load(logit[targets[r]]);
     }

@@ -285,6 +285,30 @@ def gather_rows(x: Tensor, dispatch: Dispatch) -> Tensor:
     return out
 
 
+class _TakeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.rows = x.shape[0]
+        return x.index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (places,), d_out = ctx.saved_tensors, gradients[0].contiguous()
+        d_x = torch.zeros(ctx.rows, d_out.shape[1])
+        call(d_out.dtype, "take_rows_backward", d_out, places, *d_out.shape, d_x)
+        return d_x.to(d_out.dtype), None
+
+
+def take_rows(x: Tensor, places: Tensor) -> Tensor:
+    """See reference."""
+    if not _fits(x):
+        return reference.take_rows(x, places)
+    out: Tensor = apply(_TakeRows, x, _checked(places, x.shape[0], "row"))
+    return out
+
+
 class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, answers: Tensor, weights: Tensor, dispatch: Dispatch) -> Tensor:
@@ -340,15 +364,18 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return out
 
 
-def row_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def row_losses(
+    logits: Tensor, targets: Tensor, with_entropy: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """See reference."""
     if not _fits(logits):
-        return reference.row_losses(logits, targets)
+        return reference.row_losses(logits, targets, with_entropy)
     targets = _checked(targets, logits.shape[1], "target")
-    losses = room(logits.shape[0])
-    log_total = torch.empty_like(losses)
-    call(logits.dtype, "row_losses", logits, targets, *logits.shape, losses, log_total)
-    return losses, log_total
+    losses, log_total = room(2, logits.shape[0])
+    entropies = room(logits.shape[0] if with_entropy else 0)
+    found = (losses, log_total, entropies if with_entropy else None)
+    call(logits.dtype, "row_losses", logits, targets, *logits.shape, *found)
+    return losses, log_total, entropies
 
 
 def row_losses_slope_(logits: Tensor, targets: Tensor, log_total: Tensor, scale: Tensor) -> Tensor:

@@ -239,12 +239,28 @@ def make_dispatch(
     return Dispatch(choices, slots.view_as(experts), ends.int(), capacity)
 
 
+def take_rows(
+    x: Float[Tensor, "rows width"], places: Int[Tensor, " taken"]
+) -> Float[Tensor, "taken width"]:
+    """The rows at these places; one may be taken often, or never."""
+    return x.index_select(0, places)
+
+
 def row_losses(
-    logits: Float[Tensor, "tokens vocabulary"], targets: Int[Tensor, " tokens"]
-) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """Cross-entropy of each row in nats, and the logarithm of its softmax's denominator."""
+    logits: Float[Tensor, "tokens vocabulary"],
+    targets: Int[Tensor, " tokens"],
+    with_entropy: bool = False,
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"], Float[Tensor, " tokens_or_none"]]:
+    """Cross-entropy of each row in nats, the logarithm of its softmax's denominator, and its entropy.
+
+    Without `with_entropy` the last is empty.
+    """
     log_total = logits.float().logsumexp(dim=-1)
-    return log_total - logits.gather(-1, targets[:, None]).squeeze(-1), log_total
+    losses = log_total - logits.gather(-1, targets[:, None]).squeeze(-1)
+    if not with_entropy:
+        return losses, log_total, losses.new_empty(0)
+    log_p = logits.float() - log_total[:, None]
+    return losses, log_total, -(log_p.exp() * log_p).sum(dim=-1)
 
 
 def row_losses_slope_(

@@ -24,7 +24,7 @@ def sampling(**changes) -> Sampling:
 def drawn(**changes) -> list[int]:
     """How often each token is drawn."""
     numbers = uniforms(np.arange(DRAWS, dtype=np.uint64), np.zeros(DRAWS, dtype=np.uint64))
-    tokens = choose(LOGITS.expand(DRAWS, -1), sampling(**changes), torch.from_numpy(numbers))
+    tokens, _ = choose(LOGITS.expand(DRAWS, -1), sampling(**changes), torch.from_numpy(numbers))
     return torch.bincount(tokens, minlength=len(LOGITS)).tolist()
 
 
@@ -55,11 +55,11 @@ def test_the_nucleus_is_the_fewest_tokens_that_hold_top_p(top_p):
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(0.01, 1), st.integers(1, 9))
 def test_any_draw_is_a_token_that_may_be_drawn(number, top_p, top_k):
-    one = choose(
+    one, _ = choose(
         LOGITS[None], sampling(top_p=top_p, top_k=top_k), torch.tensor([number]).double()
-    ).item()
+    )
     order = LOGITS.argsort(descending=True).tolist()
-    assert one in order[:top_k]
+    assert one.item() in order[:top_k]
 
 
 CUTS = [
@@ -85,7 +85,7 @@ def test_the_kernel_draws_what_the_definition_does(cut, vocabulary, spread):
     # Ties, also at the border of what is kept.
     logits[::2] = logits[::2].round()
     uniform = torch.rand(64, generator=source, dtype=torch.float64)
-    found = choose(logits, sampling(**cut), uniform)
+    found, log_probs = choose(logits, sampling(**cut), uniform, with_log_probs=True)
     expected = choose_in_torch(logits, sampling(**cut), uniform)
     nudged = [
         choose_in_torch(logits, sampling(**cut), (uniform + nudge).clamp(0, 1 - 1e-9))
@@ -97,11 +97,14 @@ def test_the_kernel_draws_what_the_definition_does(cut, vocabulary, spread):
         assert token in near or cut.get("top_p", 1.0) < 1.0
     same = (found == expected).float().mean().item()
     assert same >= 0.95
+    scaled = logits.double() / (cut.get("temperature", 1.0) or 1.0)
+    truth = scaled.log_softmax(dim=-1).gather(1, found[:, None])[:, 0]
+    torch.testing.assert_close(log_probs.double(), truth, rtol=1e-5, atol=2e-5)
 
 
 def test_temperature_0_is_the_most_probable_and_of_equals_the_first():
     logits = torch.tensor([[0.0, 3.0, 3.0], [1.0, 0.0, -1.0]])
-    found = choose(logits, sampling(temperature=0.0), torch.tensor([0.9, 0.9]))
+    found, _ = choose(logits, sampling(temperature=0.0), torch.tensor([0.9, 0.9]))
     assert found.tolist() == [1, 0]
 
 

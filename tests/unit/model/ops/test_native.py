@@ -232,19 +232,23 @@ def test_row_losses_and_their_slope(rows, vocabulary, scale, dtype, seed):
     exact = logits.double().requires_grad_(True)
     losses = functional.cross_entropy(exact, targets, reduction="none")
     (slope,) = torch.autograd.grad(losses, exact, pull.double())
-    truth = [losses.detach(), exact.detach().logsumexp(dim=-1), slope]
+    log_p = exact.detach().log_softmax(dim=-1)
+    entropy = -(log_p.exp() * log_p).sum(dim=-1)
+    truth = [losses.detach(), exact.detach().logsumexp(dim=-1), entropy, slope]
 
     def found(ops: Any) -> list[Tensor]:
         room = logits.clone()
-        losses, log_total = ops.row_losses(room, strided(targets))
+        losses, log_total, none = ops.row_losses(room, strided(targets))
+        assert not none.numel()
+        entropies = ops.row_losses(room, strided(targets), True)[2]
         out = ops.row_losses_slope_(room, targets, strided(log_total), strided(pull))
         assert out.data_ptr() == room.data_ptr()  # Over the logits, no memory of its own.
-        return [losses, log_total, out]
+        return [losses, log_total, entropies, out]
 
     ours, theirs = found(native), found(reference)
     # Losses of sure rows are differences of large numbers: their error is that of the logits.
     largest = logits.abs().max().double().clamp(min=1.0)
-    spans = (1 / largest, 1 / largest, torch.tensor(1.0))
+    spans = (1 / largest, 1 / largest, 1 / largest, torch.tensor(1.0))
     for mine, other, exact_value, span in zip(ours, theirs, truth, spans, strict=True):
         kind = torch.float32 if mine.dtype == torch.float32 else dtype
         unit = torch.ones(1, dtype=torch.float64)  # What one unit of error means.
@@ -302,7 +306,7 @@ def test_one_nan_of_a_row_of_logits_gives_a_nan_loss_and_slope(place):
     logits = torch.zeros(2, 4)
     logits[1, place] = math.nan
     targets = torch.tensor([1, 1])
-    losses, log_total = native.row_losses(logits, targets)
+    losses, log_total, _ = native.row_losses(logits, targets)
     assert losses.isnan().tolist() == [False, True]
     slope = native.row_losses_slope_(logits, targets, log_total, torch.ones(2))
     assert slope[0].isfinite().all()
