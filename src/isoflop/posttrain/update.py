@@ -290,17 +290,14 @@ def _backward(model: Transformer, part: MicroBatch, whole: MiniBatch, config: Gr
         clip_low=config.clip_low,
         clip_high=config.clip_high,
     )
-
-    def total(values: Float[Tensor, "batch response"]) -> Float[Tensor, ""]:
-        return aggregate(
-            values,
-            mask,
-            config.aggregation,
-            num_tokens=whole.num_tokens,
-            num_sequences=whole.num_sequences,
-            max_tokens=config.max_response_tokens,
-        )
-
+    total = functools.partial(
+        aggregate,
+        mask=mask,
+        how=config.aggregation,
+        num_tokens=whole.num_tokens,
+        num_sequences=whole.num_sequences,
+        max_tokens=config.max_response_tokens,
+    )
     policy = loss = total(objective)
     estimate = _divergence(said, part, old, config)
     if estimate is not None:
