@@ -21,13 +21,18 @@ from torch import Tensor
 
 from isoflop.model.moe import MoE, grouped_experts
 from isoflop.model.ops import NATIVE_OPS
-from isoflop.model.ops.build import call, prepare, room
+from isoflop.model.ops.build import prepare, room
 from isoflop.model.ops.cached import LayerCache
 from isoflop.model.ops.native import DECODE_LANES
 from isoflop.model.ops.reference import GROUPED_ROW_BYTES
 from isoflop.model.transformer import Layer, Transformer
 
 Call = Callable[[], object]
+
+FEW_ROWS_BYTES = 1 << 20
+"""An expert's weights that stay in a core's cache while its few rows pass: up to here decode.c's own
+product is used, which starts at once. Chosen; a product of 8 experts, 32 to 128 wide, took 37 us in
+PyTorch (docs/log.md, 2026-11-26)."""
 
 
 class Decoder(ABC):
@@ -154,16 +159,8 @@ class PreparedDecoder(Decoder):
         next_rows = room(num_experts, dtype=torch.long)
         dispatched = (batch * top_k, num_experts, 0, next_rows, choices, slots, ends)
         rows, hidden = room(batch * top_k, width), room(batch * top_k, moe.down.shape[1])
-        line = room(width)
-
-        def experts_products() -> None:
-            product = NATIVE_OPS.expert_product
-            gate_up = product(rows, moe.gate_up, ends)
-            call(torch.float32, "swiglu_forward", gate_up, *hidden.shape, hidden)
-            answers = product(hidden, moe.down, ends)
-            given = (answers, weights, slots, batch, top_k, width, line, self._delta)
-            call(torch.float32, "combine_forward", *given)
-
+        wide, answers = room(batch * top_k, 2 * hidden.shape[1]), torch.empty_like(rows)
+        combined = (answers, weights, slots, batch, top_k, width, room(width), self._delta)
         return [
             self._norm(layer.moe_norm.weight, self._delta),
             _product(self._normed, moe.router, logits),
@@ -172,7 +169,10 @@ class PreparedDecoder(Decoder):
             prepare(
                 torch.float32, "gather_rows", self._normed, choices, len(rows), top_k, width, rows
             ),
-            experts_products,
+            _expert_product(rows, moe.gate_up, ends, wide),
+            prepare(torch.float32, "swiglu_forward", wide, *hidden.shape, hidden),
+            _expert_product(hidden, moe.down, ends, answers),
+            prepare(torch.float32, "combine_forward", *combined),
         ]
 
     @torch.inference_mode()
@@ -196,6 +196,13 @@ class PreparedDecoder(Decoder):
     def experts(self) -> Int[Tensor, "layers batch top_k"]:
         """See `Decoder`."""
         return torch.stack(self._experts)
+
+
+def _expert_product(rows: Tensor, weight: Tensor, ends: Tensor, out: Tensor) -> Call:
+    """out = each expert's rows times its weight (experts, depth, width)."""
+    if weight[0].numel() * weight.element_size() <= FEW_ROWS_BYTES:
+        return prepare(torch.float32, "few_rows_product", rows, weight, ends, *weight.shape, out)
+    return lambda: out.copy_(NATIVE_OPS.expert_product(rows, weight, ends))
 
 
 def _product(x: Tensor, weight: Tensor, out: Tensor) -> Call:

@@ -18,6 +18,8 @@ SHAPES = {
     "shared keys": {"num_heads": 4, "num_key_value_heads": 2},
     "softmax first": {"router_order": "softmax_then_topk"},
     "heads of 16": {"d_model": 32, "num_heads": 2},
+    "wide experts": {"d_expert": 40, "num_experts": 2},
+    "more columns than vectors": {"d_model": 48, "num_heads": 2, "d_expert": 20},
 }
 
 

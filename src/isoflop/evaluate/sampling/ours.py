@@ -146,10 +146,10 @@ class _Batch:
         """Chosen for each place's tokens as they were read again."""
 
     def _room_for_experts(self) -> NDArray[np.int16]:
-        """(layers, places, tokens, top_k); nothing where they are not recorded."""
+        """(places, tokens, layers, top_k); nothing where they are not recorded."""
         places, most = self.tokens.shape if self.record else (0, 0)
         moes = [module for module in self.model.modules() if isinstance(module, MoE)]
-        return np.zeros((len(moes), places, most, moes[0].top_k), dtype=np.int16)
+        return np.zeros((places, most, len(moes), moes[0].top_k), dtype=np.int16)
 
     def run(self) -> Iterator[Sample]:
         """Every sample, as it finishes."""
@@ -197,9 +197,9 @@ class _Batch:
         used = [place for place, sample in enumerate(self.running) if sample is not None]
         logits = self.decoder.step(self.newest, self.position)
         if self.record:
-            chosen = self.decoder.experts()[:, used].cpu().numpy()
-            # What was read is the token chosen before.
-            self.experts[:, used, self.counts[used] - 1] = chosen
+            chosen = self.decoder.experts().cpu().numpy().transpose(1, 0, 2)
+            # What was read is the token chosen before; what a free place read goes nowhere.
+            self.experts[np.arange(len(self.counts)), self.counts - 1] = chosen
         return self._choose(used, logits if len(used) == len(self.running) else logits[used])
 
     def _choose(self, places: list[int], logits: Tensor) -> list[Sample]:
@@ -246,7 +246,7 @@ class _Batch:
 
     def _recorded(self, running: _Running, place: int) -> SampleRecord:
         prompt = self.prompt_experts[running.request].to("cpu", torch.int16).numpy()
-        own = self.experts[:, place, : self.counts[place] - 1]
+        own = self.experts[place, : self.counts[place] - 1].transpose(1, 0, 2)
         return SampleRecord(
             log_probs=self.log_probs[place, : self.counts[place]].copy(),
             experts=np.concatenate([prompt, own], axis=1),

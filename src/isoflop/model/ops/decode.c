@@ -1,4 +1,4 @@
-/* One step of decoding: attention over a cache, and the draw of the next token.
+/* One step of decoding: attention over a cache, products of few rows, and the draw of the next token.
 
    Called through native.py and isoflop.evaluate.sampling.choose, where the definitions stand in
    PyTorch too; tests hold this file against them. */
@@ -171,6 +171,67 @@ void attend_cached(const number *projected, const float *cosine, const float *si
         }
     }
 }
+
+/* ---- products of few rows ---- */
+
+#define FEW 4
+
+#if !COMPUTE_BFLOAT16
+/* out (count, width) = rows (count, depth) x weight (depth, width), columns from `first` on. */
+static void few_columns(const float *rows, const float *weight, int64_t count, int64_t depth,
+                        int64_t width, int64_t first, float *out) {
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t c = first; c < width; c++) {
+            float sum = 0.0f;
+            for (int64_t i = 0; i < depth; i++) sum += rows[r * depth + i] * weight[i * width + c];
+            out[r * width + c] = sum;
+        }
+}
+
+#if SHUFFLES
+/* One block of FEW rows and two vectors of columns, all sums in registers. */
+static void few_rows_block(const float *rows, const float *weight, int64_t depth, int64_t width,
+                           float *out) {
+    lanes sums[FEW][2] = {{{0}}};
+    for (int64_t i = 0; i < depth; i++) {
+        lanes left = load_lanes(weight + i * width), right = load_lanes(weight + i * width + LANES);
+        for (int r = 0; r < FEW; r++) {
+            sums[r][0] += rows[r * depth + i] * left;
+            sums[r][1] += rows[r * depth + i] * right;
+        }
+    }
+    for (int r = 0; r < FEW; r++) memcpy(out + r * width, sums[r], sizeof sums[r]);
+}
+#endif
+
+/* Each expert's rows, up to its end, with its weight (depth, width): many experts, few rows each. */
+void few_rows_product(const float *rows, const float *weight, const int32_t *ends, int64_t experts,
+                      int64_t depth, int64_t width, float *out) {
+    for (int64_t e = 0, row = 0; e < experts; e++) {
+        const float *own = weight + e * depth * width;
+        for (; row < ends[e];) {
+            int64_t count = ends[e] - row < FEW ? ends[e] - row : FEW, done = 0;
+            const float *from = rows + row * depth;
+            float *to = out + row * width;
+#if SHUFFLES
+            if (count == FEW)
+                for (; done + 2 * LANES <= width; done += 2 * LANES)
+                    few_rows_block(from, own + done, depth, width, to + done);
+            else
+                for (; done + LANES <= width; done += LANES)
+                    for (int64_t r = 0; r < count; r++) {
+                        lanes sum = {0};
+                        for (int64_t i = 0; i < depth; i++)
+                            sum += from[r * depth + i] * load_lanes(own + i * width + done);
+                        memcpy(to + r * width + done, &sum, sizeof sum);
+                    }
+#endif
+            few_columns(from, own, count, depth, width, done, to);
+            row += count;
+        }
+    }
+}
+#endif
 
 /* ---- the draw ---- */
 
