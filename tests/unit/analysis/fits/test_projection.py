@@ -16,8 +16,8 @@ from isoflop.analysis.fits.projection import (
     project,
     search,
     solve,
-    spread_starts,
 )
+from isoflop.analysis.fits.starts import spread_starts
 from isoflop.analysis.laws import LAWS
 from isoflop.analysis.laws.draw import draw_table
 from isoflop.analysis.laws.law import published_values
