@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,12 +10,19 @@ import pytest
 from isoflop.analysis.fits import fit_law
 from isoflop.analysis.fits.bootstrap import bootstrap, interval, widened_levels
 from isoflop.analysis.fits.chain import fit_sigmoid, fit_transfer
-from isoflop.analysis.fits.fit import misfit, named_values, predict, robust_fit
+from isoflop.analysis.fits.fit import (
+    Coefficient,
+    coefficients,
+    misfit,
+    named_values,
+    predict,
+    robust_fit,
+)
 from isoflop.analysis.fits.heldout import budgets, leave_largest_out
 from isoflop.analysis.fits.parabola import parabola_fit
 from isoflop.analysis.fits.points import points_of
 from isoflop.analysis.fits.profile import profiles
-from isoflop.analysis.fits.text import fit_to_json, fit_to_text
+from isoflop.analysis.fits.text import end_texts, fit_to_json, fit_to_text, status_text
 from isoflop.analysis.laws import LAWS
 from isoflop.analysis.laws.draw import draw_table
 from isoflop.analysis.laws.law import published_values
@@ -118,9 +126,58 @@ def test_tokens_of_one_value_leave_the_floor_and_their_term_unidentified():
     assert {"b", "c", "beta"} <= set(found.unidentified)
     assert any("tokens has one value" in note for note in found.notes)
     assert "NOT IDENTIFIED" in fit_to_text(found)
+    (line,) = [line for line in fit_to_text(found).splitlines() if line.startswith("beta ")]
+    assert re.search(
+        r" none  NOT IDENTIFIED: any(thing (above|below) \S+| value) fits as well$", line
+    )
+    assert " to " not in line
+    # What is identified or weak has both ends, and says them.
     for one in found.coefficients:
-        if one.name == "beta":
-            assert one.low is None or one.high is None
+        open_end = one.low is None or one.high is None
+        assert end_texts(one) == ("none", "none") or not open_end
+        assert (one.status == "not identified") == (end_texts(one)[0] == "none")
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((None, None), "any value fits as well"),
+        ((None, 3.0), "anything below 3 fits as well"),
+        ((0.5, None), "anything above 0.5 fits as well"),
+        ((0.0, 3.0), "anything from 0 to 3 fits as well"),
+    ],
+)
+def test_where_values_are_ruled_out_is_no_interval(ends, words):
+    one = Coefficient(
+        name="c",
+        value=1.0,
+        low=ends[0],
+        high=ends[1],
+        status="not identified",
+        profile_low=None,
+        profile_high=None,
+    )
+    assert end_texts(one) == ("none", "none")
+    assert status_text(one) == f"NOT IDENTIFIED: {words}"
+
+
+def test_a_direction_that_costs_nothing_hands_all_intervals_to_the_profiles():
+    """Above about 130, E_max does not matter up to 32 experts: replicates stay where they began."""
+    law = LAWS["joint"]
+    design = {"N": (8e7, 5e8, 3e9), "D": (2e9, 2e10, 2e11), "E": (1, 2, 4, 8, 16, 32)}
+    points = points_of(
+        draw_table(
+            law, published_values(law).values, noise=0.003, num_seeds=2, seed=3, design=design
+        ),
+        law,
+    )
+    best, huber = robust_fit(points)
+    drawn = bootstrap(points, best, replicates=100, seed=1, huber=huber)
+    found = {c.name: c for c in coefficients(points, best, drawn, profiles(points, best))}
+    assert found["E_max"].status == "not identified"
+    told = [c for c in found.values() if c.status != "not identified"]
+    assert len(told) > 5
+    assert all((c.low, c.high) == (c.profile_low, c.profile_high) for c in told)
 
 
 def test_a_law_that_misses_the_runs_is_told_apart_from_one_that_does_not():
