@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from isoflop.analysis.fits.bootstrap import bootstrap, interval
+from isoflop.analysis.fits.bootstrap import bootstrap, freedoms, interval
 from isoflop.analysis.fits.fit import coefficients, named_values, robust_fit
 from isoflop.analysis.fits.points import points_of
 from isoflop.analysis.fits.profile import profiles
@@ -47,8 +47,8 @@ def look(law: Law, truth: dict[str, float], seed: int, replicates: int) -> dict[
     points = points_of(table, law)
     best, huber = robust_fit(points)
     drawn = bootstrap(points, best, replicates=replicates, seed=seed, huber=huber)
-    freedom = points.num_clusters - len(law.coefficient_names)
-    alone = {name: interval(v, freedom) for name, v in named_values(law, drawn).items()}
+    freedom = dict(zip(law.coefficient_names, freedoms(points, best, huber), strict=True))
+    alone = {name: interval(v, freedom[name]) for name, v in named_values(law, drawn).items()}
     linear = law.to_linear(truth)
     return {
         found.name: Look(
@@ -57,7 +57,7 @@ def look(law: Law, truth: dict[str, float], seed: int, replicates: int) -> dict[
             bootstrap=holds(alone[found.name][0], truth[found.name], alone[found.name][1]),
             profile=holds(found.profile_low, linear[found.name], found.profile_high),
         )
-        for found in coefficients(points, best, drawn, profiles(points, best))
+        for found in coefficients(points, best, drawn, profiles(points, best), huber)
     }
 
 

@@ -8,7 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import fdtrc
 
-from isoflop.analysis.fits.bootstrap import CONFIDENCE, bootstrap, interval, num_coefficients
+from isoflop.analysis.fits.bootstrap import (
+    CONFIDENCE,
+    bootstrap,
+    freedoms,
+    interval,
+    num_coefficients,
+)
 from isoflop.analysis.fits.heldout import HeldOut, best_fit, leave_largest_out
 from isoflop.analysis.fits.points import Checkpoints, Points, points_of
 from isoflop.analysis.fits.profile import WEAK_FACTOR, Profile, Status, profiles
@@ -116,7 +122,7 @@ def fit_points(points: Points, table: str, replicates: int = REPLICATES, seed: i
         law=points.law.name,
         table=table,
         column=points.column,
-        coefficients=coefficients(points, best, drawn, shown),
+        coefficients=coefficients(points, best, drawn, shown, huber),
         num_points=len(points),
         num_designs=points.num_designs,
         num_cells=points.num_clusters,
@@ -200,7 +206,11 @@ def predict(fit: Fit, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nda
 
 
 def coefficients(
-    points: Points, best: Solution, drawn: Solution, shown: tuple[Profile, ...]
+    points: Points,
+    best: Solution,
+    drawn: Solution,
+    shown: tuple[Profile, ...],
+    huber: float = math.inf,
 ) -> tuple[Coefficient, ...]:
     """Every coefficient with its interval, and whether it is identified.
 
@@ -211,8 +221,8 @@ def coefficients(
     law = points.law
     values, spread = named_values(law, best), named_values(law, drawn)
     linear = law.to_linear({name: float(found[0]) for name, found in values.items()})
-    freedom = points.num_clusters - num_coefficients(points)
-    ends = {profile.name: interval(spread[profile.name], freedom) for profile in shown}
+    freedom = dict(zip(law.coefficient_names, freedoms(points, best, huber), strict=True))
+    ends = {name: interval(found, float(freedom[name])) for name, found in spread.items()}
     stuck = any(_is_stuck(law, profile, *ends[profile.name]) for profile in shown)
     found = []
     for profile in shown:

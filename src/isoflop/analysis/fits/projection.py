@@ -348,16 +348,26 @@ def _basis(problem: Problem, theta: Exponents) -> Basis:
     return found
 
 
-def fitted_space(problem: Problem, here: Solution) -> Float[np.ndarray, "points directions"]:
-    """Orthonormal directions in which one solution's residuals were fitted away.
-
-    Its rows' products are the leverages of the points.
-    """
+def all_slopes(problem: Problem, here: Solution) -> Float[np.ndarray, "points coefficients"]:
+    """How one solution's residuals change with every coefficient, linear ones first, each column
+    scaled to length 1; 0 for a linear coefficient at its bound."""
     both = np.concatenate(
         [_term_slopes(problem, here)[0], _exponent_slopes(problem, here)[0]], axis=1
     )
-    both = both / np.maximum(np.linalg.norm(both, axis=0), SMALLEST)
-    left, sizes, _ = np.linalg.svd(both, full_matrices=False)
+    found: Float[np.ndarray, "points coefficients"] = both / np.maximum(
+        np.linalg.norm(both, axis=0), SMALLEST
+    )
+    return found
+
+
+def fitted_space(
+    slopes: Float[np.ndarray, "points coefficients"],
+) -> Float[np.ndarray, "points directions"]:
+    """Orthonormal directions in which residuals of these slopes were fitted away.
+
+    Its rows' products are the leverages of the points.
+    """
+    left, sizes, _ = np.linalg.svd(slopes, full_matrices=False)
     found: Float[np.ndarray, "points directions"] = left[:, sizes > RANK * sizes[0]]
     return found
 

@@ -6,9 +6,16 @@ import re
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from isoflop.analysis.fits import fit_law
-from isoflop.analysis.fits.bootstrap import bootstrap, interval, widened_levels
+from isoflop.analysis.fits.bootstrap import (
+    bootstrap,
+    freedoms,
+    interval,
+    satterthwaite,
+    widened_levels,
+)
 from isoflop.analysis.fits.chain import fit_sigmoid, fit_transfer
 from isoflop.analysis.fits.fit import (
     Coefficient,
@@ -226,6 +233,33 @@ def test_profiles_of_a_known_case_agree_with_the_bootstrap(fit):
         assert profile.high is not None
         width = (profile.high - profile.low) / (found.high - found.low)
         assert 0.6 < width < 1.7
+
+
+def test_degrees_of_freedom_are_those_of_means_where_means_are_fitted():
+    mean = np.ones((9, 1))
+    assert satterthwaite(mean, np.arange(9)) == NEAR(8)
+    # Three points a cell are one: the cells count.
+    assert satterthwaite(np.ones((27, 1)), np.repeat(np.arange(9), 3)) == NEAR(8)
+    assert np.isnan(satterthwaite(np.stack([np.ones(5), np.zeros(5)], axis=1), np.arange(5))[1])
+
+
+def test_a_corner_that_settles_a_coefficient_leaves_it_few_degrees_of_freedom(fit):
+    found = freedoms(fit.points, fit.best, fit.huber)
+    assert (found >= 1).all()
+    assert (found <= fit.num_cells - 5).all()
+    slope = np.stack([np.ones(20), np.eye(20)[0] + 0.01 * np.arange(20)], axis=1)
+    assert satterthwaite(slope, np.arange(20))[1] < 2
+
+
+def test_few_draws_give_no_narrower_ends_than_many():
+    """k of n draws stand for k / (n + 1): the share of new draws outside is 5% for any n."""
+    generator = np.random.default_rng(3)
+    for number in (100, 1000):
+        outside = 0.0
+        for _ in range(300):
+            low, high = interval(generator.normal(size=number), 1e9)
+            outside += (ndtr(low) + 1 - ndtr(high)) / 300
+        assert outside == NEAR(0.05, abs=0.004)
 
 
 @pytest.mark.parametrize(("cells", "spare"), [(6, 1), (30, 25), (1000, 995)])
