@@ -367,6 +367,8 @@ def test_the_sigmoid_of_the_ladder_is_found():
 def test_a_sigmoid_whose_top_was_never_reached_is_not_identified():
     found = fit_sigmoid(chain_table(0.5), "gsm8k.bits_per_byte", "gsm8k.accuracy", replicates=100)
     assert {"a", "L0"} <= set(found.unidentified)
+    (line,) = [line for line in fit_to_text(found).splitlines() if line.startswith("a ")]
+    assert re.search(r"NOT IDENTIFIED: anything above \S+ fits as well", line)
 
 
 def test_loss_to_loss_is_found_as_a_curve():
