@@ -386,19 +386,3 @@ def _finite(residuals: Residuals) -> Residuals:
     """A prediction without a logarithm is a very bad one, not an undefined one."""
     found: Residuals = np.nan_to_num(residuals, nan=50.0, posinf=50.0, neginf=-50.0)
     return found
-
-
-def search(problem: Problem, starts: Exponents, *, keep: int, held: Held | None = None) -> Solution:
-    """The best fit of one problem from many starts: all are projected, the best `keep` improved.
-
-    `problem` holds one row; the solution too.
-    """
-    none = held or Held(exponents=np.zeros(starts.shape[1], dtype=bool))
-    first = project(_repeat(problem, len(starts)), starts, none)
-    best = np.argsort(first.cost, kind="stable")[:keep]
-    found = solve(_repeat(problem, len(best)), starts[best], held)
-    return found.take(np.array([found.best()]))
-
-
-def _repeat(problem: Problem, times: int) -> Problem:
-    return problem.take(np.zeros(times, dtype=int))

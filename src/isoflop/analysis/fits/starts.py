@@ -1,8 +1,25 @@
-"""Where the search for a law's exponents begins: spread evenly over their bounds."""
+"""The best fit from many starts, spread evenly over the bounds of a law's exponents."""
 
 import numpy as np
 
-from isoflop.analysis.laws.law import SMALLEST, Exponents, Law
+from isoflop.analysis.fits.projection import Exponents, Held, Problem, Solution, project, solve
+from isoflop.analysis.laws.law import SMALLEST, Law
+
+
+def search(problem: Problem, starts: Exponents, *, keep: int, held: Held | None = None) -> Solution:
+    """The best fit of one problem from many starts: all are projected, the best `keep` improved.
+
+    `problem` holds one row; the solution too.
+    """
+    none = held or Held(exponents=np.zeros(starts.shape[1], dtype=bool))
+    first = project(_repeat(problem, len(starts)), starts, none)
+    best = np.argsort(first.cost, kind="stable")[:keep]
+    found = solve(_repeat(problem, len(best)), starts[best], held)
+    return found.take(np.array([found.best()]))
+
+
+def _repeat(problem: Problem, times: int) -> Problem:
+    return problem.take(np.zeros(times, dtype=int))
 
 
 def spread_starts(law: Law, number: int, more: tuple[dict[str, float], ...] = ()) -> Exponents:

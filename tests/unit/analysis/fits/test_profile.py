@@ -6,8 +6,8 @@ import pytest
 from isoflop.analysis.fits.fit import robust_fit
 from isoflop.analysis.fits.points import points_of
 from isoflop.analysis.fits.profile import profiles
-from isoflop.analysis.fits.projection import Held, Problem, search
-from isoflop.analysis.fits.starts import spread_starts
+from isoflop.analysis.fits.projection import Held, Problem
+from isoflop.analysis.fits.starts import search, spread_starts
 from isoflop.analysis.laws import LAWS
 from isoflop.analysis.laws.draw import draw_table
 from isoflop.analysis.laws.law import published_values
