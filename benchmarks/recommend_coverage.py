@@ -1,6 +1,6 @@
 """Does a recommendation's interval hold the truth, and how far is its choice from the best one?
 
-    python benchmarks/recommend_coverage.py [--draws 60] [--seed 40000] [--json FILE]
+    python benchmarks/recommend_coverage.py [--draws 60] [--seed 40000] [--case NAME] [--json FILE]
 
 Tables are drawn like the tutorial's (four widths, E of 4 to 64, three token budgets, three seeds, 60
 cells), and `isoflop recommend` is asked for one figure and a budget within and beyond what was run:
@@ -219,10 +219,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=60)
     parser.add_argument("--seed", type=int, default=40_000, help="of the first table")
+    parser.add_argument("--case", choices=sorted(CASES))
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     results = {}
-    for name, case in CASES.items():
+    for name in [asked.case] if asked.case else CASES:
+        case = CASES[name]
         start = time.perf_counter()
         found: dict[float, list[Outcome]] = {WITHIN: [], BEYOND: []}
         for number in range(asked.draws):
