@@ -227,12 +227,13 @@ def test_budgets_are_groups_of_equal_flops():
 
 
 def test_profiles_of_a_known_case_agree_with_the_bootstrap(fit):
-    points = fit.points
-    for profile, found in zip(profiles(points, fit.best), fit.coefficients, strict=True):
+    """At the degrees of freedom that a profile takes; the told ends lie at the coefficient's own."""
+    points, drawn = fit.points, named_values(CHINCHILLA, fit.drawn)
+    for profile in profiles(points, fit.best):
         assert profile.low is not None
         assert profile.high is not None
-        width = (profile.high - profile.low) / (found.high - found.low)
-        assert 0.6 < width < 1.7
+        low, high = interval(drawn[profile.name], fit.num_cells - 5)
+        assert 0.6 < (profile.high - profile.low) / (high - low) < 1.7
 
 
 def test_degrees_of_freedom_are_those_of_means_where_means_are_fitted():
