@@ -129,7 +129,7 @@ def fit_to_json(fit: Fit) -> str:
         "formula": law.formula,
         "table": fit.table,
         "column": fit.column,
-        "coefficients": [dataclasses.asdict(found) for found in fit.coefficients],
+        "coefficients": [_coefficient_data(found) for found in fit.coefficients],
         "num_points": fit.num_points,
         "num_settings": fit.num_designs,
         "num_cells": fit.num_cells,
@@ -142,6 +142,14 @@ def fit_to_json(fit: Fit) -> str:
         "sentences": fit_sentences(fit),
     }
     return json.dumps(finite(data), indent=2, allow_nan=False)
+
+
+def _coefficient_data(found: Coefficient) -> dict[str, Any]:
+    """A coefficient with `low` and `high` where they are an interval; else what is not ruled out."""
+    data = dataclasses.asdict(found)
+    if found.status == "not identified":
+        data |= {"low": None, "high": None, "not_ruled_out": [found.low, found.high]}
+    return data
 
 
 def finite(value: Any) -> Any:

@@ -368,6 +368,10 @@ def test_the_sigmoid_of_the_ladder_is_found():
 def test_a_sigmoid_whose_top_was_never_reached_is_not_identified():
     found = fit_sigmoid(chain_table(0.5), "gsm8k.bits_per_byte", "gsm8k.accuracy", replicates=100)
     assert {"a", "L0"} <= set(found.unidentified)
+    height = next(c for c in json.loads(fit_to_json(found))["coefficients"] if c["name"] == "a")
+    assert (height["low"], height["high"]) == (None, None)
+    assert height["not_ruled_out"][0] > 0
+    assert height["not_ruled_out"][1] is None
     (line,) = [line for line in fit_to_text(found).splitlines() if line.startswith("a ")]
     assert re.search(r"NOT IDENTIFIED: anything above \S+ fits as well", line)
 
