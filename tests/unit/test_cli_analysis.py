@@ -75,6 +75,10 @@ def test_published_coefficients_are_laid_over_the_runs(call, runs, tmp_path):
     status, _, error = call(*words)
     assert status == 2
     assert "give --figure FILE.svg too" in error
+    for extra in ("--json", "--checkpoints=all"):
+        status, _, error = call(*words, "--figure", figure, extra)
+        assert status == 2
+        assert "--published fits nothing" in error
 
 
 @pytest.mark.parametrize(

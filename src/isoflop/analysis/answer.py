@@ -65,7 +65,7 @@ def answer(study: Study, tolerance: float = TOLERANCE) -> Answer:
     return Answer(
         question=QUESTION,
         tasks=tuple(_task_sentence(one, memory_tasks) for one in tested) or (_nothing(cells),),
-        split=split_sentences(tested, memory_tasks),
+        split=split_sentences(tested, study.task_kind),
         top_k=tuple(map(_top_k_sentence, compare_top_k(cells, memory_tasks, tolerance))),
         not_shown=_not_shown(study, chosen),
         missing=_missing(study, tolerance),
@@ -167,9 +167,9 @@ def _not_shown(study: Study, chosen: Sequence[Comparison]) -> tuple[str, ...]:
         f"Anything beyond the range measured: sparsity {low:.3g} to {high:.3g}, "
         f"{format_count(shapes[0].active_params)} active parameters, "
         f"{format_count(shapes[0].tokens)} training tokens. A larger budget may answer otherwise.",
-        "Other facts, problems or questions: the answer is for this one draw of facts and problems, "
-        "as corpus.seed is the same in all runs. Intervals of single cells hold the scatter of the "
-        "items asked; differences between cells, which share the items, hold the seeds' spread.",
+        f"Other facts, problems or questions: the answer is for {_draw(study)}. Intervals of single "
+        "cells hold the scatter of the items asked; differences between cells, which share the items, "
+        "hold the seeds' spread.",
         _work_note(cells),
         "What the best hyper-parameters of each cell would give: all cells are trained alike.",
         "When a skill would have come with more tokens. Skills come in sudden steps at times that "
@@ -190,6 +190,13 @@ def _not_shown(study: Study, chosen: Sequence[Comparison]) -> tuple[str, ...]:
             "for reasoning in several steps."
         )
     return tuple(notes)
+
+
+def _draw(study: Study) -> str:
+    """Which questions the answer is for; of a table that is not ours, only that they are these."""
+    if study.config is None:
+        return "the questions that were asked"
+    return "this one draw of facts and problems, as corpus.seed is the same in all runs"
 
 
 def _work_note(cells: Sequence[Cell]) -> str:

@@ -62,6 +62,8 @@ def fit_command(
     if published is not None:
         if figure is None:
             raise UserError("--published draws the runs over the law: give --figure FILE.svg too")
+        if as_json or checkpoints is CheckpointChoice.ALL:
+            raise UserError("--published fits nothing: leave --json and --checkpoints out")
         write_text(figure, svg_text(overlay(runs, found, published, column)))
         typer.echo(str(figure))
         return

@@ -4,11 +4,12 @@ One set of tests serves the sentences on tasks and on the split, so that they ag
 all tasks and figures of the first family, together wrong in at most 5% of studies of no trend.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from isoflop.analysis.compare import Comparison
 from isoflop.analysis.statistics import CONFIDENCE, MIN_SEEDS, Trend, holm
+from isoflop.analysis.task_kinds import Kind
 from isoflop.analysis.verdict import DIRECTION
 from isoflop.analysis.wording import change_text, interval_text
 
@@ -62,25 +63,33 @@ def tested_trends(items: Sequence[Comparison]) -> tuple[SharedTrend, ...]:
     return tuple(found)
 
 
-def split_sentences(tested: Sequence[SharedTrend], memory_tasks: frozenset[str]) -> tuple[str, ...]:
-    """One sentence a figure (accuracy, task loss); one in all where they say the same."""
+def split_sentences(
+    tested: Sequence[SharedTrend], kind_of: Callable[[str], Kind | None]
+) -> tuple[str, ...]:
+    """One sentence a figure (accuracy, task loss); one in all where they say the same.
+
+    Args:
+        kind_of: The kind of a task by its name.
+    """
     asked = [one for one in tested if one.item.figure != "validation loss"]
     figures = list(dict.fromkeys(one.item.figure for one in asked)) or [""]
     sentences = (
-        _sentence([one for one in asked if one.item.figure == figure], memory_tasks)
+        _sentence([one for one in asked if one.item.figure == figure], kind_of)
         for figure in figures
     )
     return tuple(dict.fromkeys(sentences))
 
 
-def _sentence(asked: Sequence[SharedTrend], memory_tasks: frozenset[str]) -> str:
-    """Whether the trends of a memory task and another task differ in sign, both surely."""
-    memory = [one for one in asked if one.item.subject in memory_tasks]
-    other = [one for one in asked if one.item.subject not in memory_tasks]
+def _sentence(asked: Sequence[SharedTrend], kind_of: Callable[[str], Kind | None]) -> str:
+    """Whether the trends of a memory task and a reasoning task differ in sign, both surely."""
+    kinds = {one.item.subject: kind_of(one.item.subject) for one in asked}
+    memory = [one for one in asked if kinds[one.item.subject] == "memory"]
+    other = [one for one in asked if kinds[one.item.subject] == "reasoning"]
     if not memory or not other:
+        unknown = ", ".join(name for name, kind in kinds.items() if kind is None)
         return (
             "Whether memory and reasoning want different sparsity cannot be said: "
-            "the study does not ask both."
+            "the study does not ask both" + (f" ({unknown}: of no known kind)." if unknown else ".")
         )
     if not all(one.item.enough_seeds for one in (*memory, *other)):
         return (

@@ -15,6 +15,7 @@ from typing import Any
 
 from isoflop.analysis.families import Cell, final_cells
 from isoflop.analysis.table import sort_rows
+from isoflop.analysis.task_kinds import Kind, named_kind, probe_kinds
 from isoflop.config import UserError
 from isoflop.records import (
     CellState,
@@ -27,8 +28,8 @@ from isoflop.records import (
     read_rows,
 )
 
-MEMORY_PROBES = ("PhoneBookProbe",)
-"""Kinds of source whose task is to recall stated facts (isoflop.corpus.config)."""
+STATED_FACTS = "memory"
+"""The phone book's usual name: a table without a config has no other word for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,13 @@ class Study:
 
     @property
     def memory_tasks(self) -> frozenset[str]:
-        """Tasks that ask for stated facts: the memory probes of the config, and "memory"."""
-        return frozenset({"memory", *_names_of_kind(self.config, MEMORY_PROBES)})
+        """Probes that ask for stated facts, of which nothing can be held out; no benchmark is one."""
+        probes = probe_kinds(self.config).items()
+        return frozenset({STATED_FACTS, *(name for name, kind in probes if kind == "memory")})
+
+    def task_kind(self, task: str) -> Kind | None:
+        """Whether a task is of memory or of reasoning; None where nothing tells."""
+        return probe_kinds(self.config).get(task) or named_kind(task)
 
 
 def read_study(folder: Path) -> Study:
@@ -106,15 +112,3 @@ def read_study(folder: Path) -> Study:
 
 def _optional(path: Path, kind: type[Row]) -> tuple[Row, ...]:
     return tuple(read_rows(path, kind)) if path.is_file() else ()
-
-
-def _names_of_kind(config: Any, kinds: tuple[str, ...]) -> set[str]:
-    """Names of all parts of a config, at any depth, whose "kind" is one of `kinds`."""
-    if isinstance(config, list):
-        return set().union(*(_names_of_kind(item, kinds) for item in config))
-    if not isinstance(config, dict):
-        return set()
-    found = set().union(*(_names_of_kind(item, kinds) for item in config.values()))
-    if config.get("kind") in kinds and isinstance(config.get("name"), str):
-        found.add(config["name"])
-    return found

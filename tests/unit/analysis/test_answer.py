@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from tests.fakes_analysis import (
     checkpoint,
     dense_helps,
@@ -15,6 +16,7 @@ from tests.fakes_analysis import (
 
 from isoflop.analysis.answer import answer
 from isoflop.analysis.statistics import estimate
+from isoflop.analysis.task_kinds import named_kind
 from isoflop.analysis.wording import figure_text
 from isoflop.records import CellState
 
@@ -169,3 +171,63 @@ def test_figures_in_words():
     assert figure_text(estimate([0.5]), "share") == "50.0% (one seed)"
     assert figure_text(estimate([0.8, 0.83, 0.86]), "share") == "83.0% ± 7.5"
     assert figure_text(estimate([0.1, 0.5, 0.9]), "share") == "50% (0 to 100%)"
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        *((name, "memory") for name in ("triviaqa", "TriviaQA", "trivia_qa", "hellaswag-4shot")),
+        *(
+            (name, "reasoning")
+            for name in ("gsm8k", "GSM-Plus", "gsm_plus", "gsm8k_cot", "math500")
+        ),
+        *((name, "reasoning") for name in ("MATH-500", "humaneval+", "mbpp_plus", "reasoning")),
+        *((name, None) for name in ("winogrande", "mathematica", "gsm", "", "memories")),
+    ],
+)
+def test_benchmarks_are_of_the_kind_that_the_paper_says(task, kind):
+    assert named_kind(task) == kind
+
+
+def test_a_probe_is_of_the_kind_that_the_config_says_whatever_its_name():
+    sources = [
+        {"kind": "PhoneBookProbe", "name": "gsm8k"},
+        {"kind": "ShortestPathProbe", "name": "roads"},
+    ]
+    study = replace(study_of([]), config={"corpus": {"sources": sources}})
+    kinds = [study.task_kind(name) for name in ("gsm8k", "roads", "triviaqa", "sums")]
+    assert kinds == ["memory", "reasoning", "memory", None]
+
+
+def test_benchmarks_split_like_probes_and_tasks_of_no_known_kind_do_not_count():
+    def renamed(names):
+        return [
+            replace(
+                row,
+                scores=tuple(
+                    replace(s, task=names[s.task], split="test")
+                    for s in row.scores
+                    if s.split == "seen"
+                ),
+            )
+            for row in rows_of(sparse_helps, dense_helps)
+        ]
+
+    known = answer(study_of(renamed({"memory": "triviaqa", "reasoning": "gsm8k"})))
+    assert known.split[0].startswith("Memory and reasoning split by accuracy (triviaqa and gsm8k)")
+    unknown = answer(study_of(renamed({"memory": "triviaqa", "reasoning": "winogrande"})))
+    assert unknown.split == (
+        "Whether memory and reasoning want different sparsity cannot be said: the study does not "
+        "ask both (winogrande: of no known kind).",
+    )
+    same = answer(study_of(renamed({"memory": "triviaqa", "reasoning": "hellaswag"})))
+    assert "does not ask both." in same.split[0]
+    # A benchmark is no list of stated facts: its unseen questions are unseen.
+    assert all("stated facts" not in text for text in known.tasks)
+
+
+def test_a_table_without_a_config_says_nothing_of_our_seeds():
+    study = replace(study_of(rows_of(flat, flat, steps=(100,))), config=None)
+    text = " ".join(answer(study).not_shown)
+    assert "the answer is for the questions that were asked" in text
+    assert "corpus.seed" not in text

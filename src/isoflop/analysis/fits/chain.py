@@ -88,7 +88,16 @@ def fit_sigmoid(
     """
     chosen, x, y = _pairs(table, loss, accuracy)
     law = sigmoid_law(float(x.min()), float(x.max()))
-    return _fit(chosen, law, loss, accuracy, x, y, replicates, seed)
+    found = _fit(chosen, law, loss, accuracy, x, y, replicates, seed)
+    return _without_top(found) if "L0" in found.unidentified else found
+
+
+def _without_top(found: Fit) -> Fit:
+    """Where the middle of the curve is not told, neither is its height: a ends where L0's search does."""
+    height = next(one for one in found.coefficients if one.name == "a")
+    open_above = replace(height, status="not identified", high=None)
+    told = tuple(open_above if one.name == "a" else one for one in found.coefficients)
+    return replace(found, coefficients=told)
 
 
 def fit_transfer(

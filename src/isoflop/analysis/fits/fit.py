@@ -8,7 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import fdtrc
 
-from isoflop.analysis.fits.bootstrap import CONFIDENCE, bootstrap, interval, num_coefficients
+from isoflop.analysis.fits.bootstrap import (
+    CONFIDENCE,
+    bootstrap,
+    freedoms,
+    interval,
+    num_coefficients,
+)
 from isoflop.analysis.fits.heldout import HeldOut, best_fit, leave_largest_out
 from isoflop.analysis.fits.points import Checkpoints, Points, points_of
 from isoflop.analysis.fits.profile import WEAK_FACTOR, Profile, Status, profiles
@@ -34,11 +40,12 @@ class Coefficient:
     name: str
     value: float
     low: float | None
-    """Of the bootstrap's 95% interval; the profile's end where that lies further out and some
-    coefficient is not identified (`coefficients`). None where it is open."""
+    """Of the 95% interval: the bootstrap's, or the profile's where that must stand in
+    (`coefficients`). Of a coefficient that is not identified these are no ends of an interval but
+    where values begin to be ruled out; None: nowhere on that side."""
     high: float | None
     status: Status
-    """Whether these points identify it: the worse of what its profile and the bootstrap say."""
+    """Whether these points identify it: the worse of what its profile and its interval say."""
     profile_low: float | None
     """Of the profile's interval, for a coefficient in its linear form; None: open."""
     profile_high: float | None
@@ -115,7 +122,7 @@ def fit_points(points: Points, table: str, replicates: int = REPLICATES, seed: i
         law=points.law.name,
         table=table,
         column=points.column,
-        coefficients=coefficients(points, best, drawn, shown),
+        coefficients=coefficients(points, best, drawn, shown, huber),
         num_points=len(points),
         num_designs=points.num_designs,
         num_cells=points.num_clusters,
@@ -199,40 +206,68 @@ def predict(fit: Fit, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nda
 
 
 def coefficients(
-    points: Points, best: Solution, drawn: Solution, shown: tuple[Profile, ...]
+    points: Points,
+    best: Solution,
+    drawn: Solution,
+    shown: tuple[Profile, ...],
+    huber: float = math.inf,
 ) -> tuple[Coefficient, ...]:
-    """Every coefficient with its bootstrap interval, and whether it is identified.
+    """Every coefficient with its interval, and whether it is identified.
 
-    Along a direction that costs nothing the replicates stay where the best fit stood, and then all
-    intervals are too narrow: where one coefficient is stuck so, the others' intervals are widened to
-    their profiles, which do follow it.
+    Along a direction that costs nothing the replicates stay where the best fit stood, and then the
+    bootstrap's intervals are too narrow: where one coefficient is stuck so, all intervals are the
+    profiles', which do follow it.
     """
     law = points.law
     values, spread = named_values(law, best), named_values(law, drawn)
     linear = law.to_linear({name: float(found[0]) for name, found in values.items()})
-    freedom = points.num_clusters - num_coefficients(points)
-    ends = {profile.name: interval(spread[profile.name], freedom) for profile in shown}
+    freedom = dict(zip(law.coefficient_names, freedoms(points, best, huber), strict=True))
+    ends = {name: interval(found, float(freedom[name])) for name, found in spread.items()}
     stuck = any(_is_stuck(law, profile, *ends[profile.name]) for profile in shown)
     found = []
     for profile in shown:
-        low, high = ends[profile.name]
         value = float(values[profile.name][0])
-        status = _status(profile, low, high, _share_at_bound(law, drawn, profile.name))
         # A profile is of the linear form; Kaplan's N_c is published on another scale.
         comparable = math.isclose(linear[profile.name], value, rel_tol=1e-6)
-        widen = comparable and (stuck or status == "not identified")
+        at_bound = _share_at_bound(law, drawn, profile.name)
+        told, status = _told(profile, ends[profile.name], stuck, comparable, at_bound)
         found.append(
             Coefficient(
                 name=profile.name,
                 value=value,
-                low=_outer(low, profile.low, min) if widen else low,
-                high=_outer(high, profile.high, max) if widen else high,
+                low=told[0],
+                high=told[1],
                 status=status,
                 profile_low=profile.low,
                 profile_high=profile.high,
             )
         )
     return tuple(found)
+
+
+def _told(
+    profile: Profile, drawn: tuple[float, float], stuck: bool, comparable: bool, at_bound: float
+) -> tuple[tuple[float | None, float | None], Status]:
+    """The ends that a reader is told, and what they are worth.
+
+    Args:
+        drawn: The bootstrap's ends.
+        stuck: Whether replicates stayed where they began in some direction.
+        comparable: Whether the profile is of the coefficient as published.
+        at_bound: Share of the replicates on an end of the search: they have no spread there.
+    """
+    low, high = drawn
+    if profile.status == "not identified" or at_bound > (1 - CONFIDENCE) / 2:
+        if not comparable:
+            return (None, None), "not identified"
+        ends = (_outer(low, profile.low, min), _outer(high, profile.high, max))
+        return ends, "not identified"
+    if stuck and comparable and profile.low is not None and profile.high is not None:
+        low, high = profile.low, profile.high
+    elif stuck:
+        return (None, None), "not identified"
+    weak = low * high <= 0 or max(abs(low), abs(high)) > WEAK_FACTOR * min(abs(low), abs(high))
+    return (low, high), "weak" if weak else profile.status
 
 
 def _is_stuck(law: Law, profile: Profile, low: float, high: float) -> bool:
@@ -264,12 +299,3 @@ def _share_at_bound(law: Law, drawn: Solution, name: str) -> float:
     place = [term.name for term in law.terms].index(name)
     at_zero = drawn.coefficients[:, place] <= 0
     return float(at_zero.mean()) if law.terms[place].positive else 0.0
-
-
-def _status(profile: Profile, low: float, high: float, at_bound: float) -> Status:
-    """The worse of the profile's word and the bootstrap's: its interval ends on the search's own
-    end, or spans a factor that makes the coefficient weak."""
-    if profile.status == "not identified" or at_bound > (1 - CONFIDENCE) / 2:
-        return "not identified"
-    weak = low * high <= 0 or max(abs(low), abs(high)) > WEAK_FACTOR * min(abs(low), abs(high))
-    return "weak" if weak else profile.status

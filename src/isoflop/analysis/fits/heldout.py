@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 
 from isoflop.analysis.fits.bootstrap import bootstrap, num_coefficients, widened_levels
 from isoflop.analysis.fits.points import SPARE_DESIGNS, Points
-from isoflop.analysis.fits.projection import Problem, Solution, search, spread_starts
+from isoflop.analysis.fits.projection import Problem, Solution
+from isoflop.analysis.fits.starts import search, spread_starts
 
 BUDGET_GAP = 1.1
 """FLOPs further apart than this factor are another budget. Chosen, as MAX_FLOPS_DIFFERENCE."""

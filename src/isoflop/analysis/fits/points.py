@@ -76,12 +76,24 @@ def points_of(
 ) -> Points:
     """The points of `table` that `law` can be fitted to.
 
+    Raises:
+        UserError: as `known_points`, or too few of them; says how many are needed.
+    """
+    found = known_points(table, law, column, checkpoints)
+    require_enough(found, table.name)
+    return found
+
+
+def known_points(
+    table: RunTable, law: Law, column: str | None = None, checkpoints: Checkpoints = "final"
+) -> Points:
+    """The points of `table` at which `law` can be evaluated, however few.
+
     Args:
         column: Response; default: the table's validation loss, else its training loss.
 
     Raises:
-        UserError: no such column, a column of the law missing, or too few points; says how many
-            are needed and what left the others out.
+        UserError: no such column, a column of the law missing, or no line that has them all.
     """
     chosen = table.final if checkpoints == "final" else table.pretrained
     name = column or default_response(table, law)
@@ -99,7 +111,9 @@ def points_of(
     kept = chosen.where(usable)
     inputs = {key: values[usable] for key, values in inputs.items()}
     designs = np.stack([inputs[given.name] for given in law.inputs], axis=1)
-    found = Points(
+    if not usable.any():
+        raise UserError(f"{table.name}: no line has {name} and all variables of the law {law.name}")
+    return Points(
         law=law,
         column=name,
         inputs=inputs,
@@ -110,8 +124,6 @@ def points_of(
         names=kept.runs,
         notes=(*notes, *_one_value_notes(law, inputs), *_seed_notes(kept)),
     )
-    require_enough(found, table.name)
-    return found
 
 
 def default_response(table: RunTable, law: Law) -> str:

@@ -24,6 +24,12 @@ Status = Literal["identified", "weak", "not identified"]
 VALUES = 28
 """Values on each side of the best."""
 
+STRIDE = 4
+"""Values that are fitted together on the way outwards."""
+
+OUTSIDE = 4.0
+"""A side of a profile ends where the rise is this many times the threshold. Chosen."""
+
 TOLERANCE = 1e-5
 """Relative fall of the cost at which a point of the profile is done: far below its threshold."""
 
@@ -68,7 +74,8 @@ def profiles(points: Points, best: Solution) -> tuple[Profile, ...]:
     found = []
     for place, name in enumerate(law.coefficient_names):
         values = _values(points, centre, place)
-        cost = _held_costs(problem, centre, place, values)
+        limit = float(centre.cost[0]) + OUTSIDE * threshold * variance / 2
+        cost = _held_costs(problem, centre, place, values, limit)
         excess = 2 * (cost - float(centre.cost[0])) / variance
         found.append(_profile(name, values, excess, threshold, _best_value(centre, place)))
     return tuple(found)
@@ -125,29 +132,60 @@ def _values(points: Points, centre: Solution, place: int) -> Float[np.ndarray, "
 
 
 def _held_costs(
-    problem: Problem, centre: Solution, place: int, values: Float[np.ndarray, " values"]
+    problem: Problem,
+    centre: Solution,
+    place: int,
+    values: Float[np.ndarray, " values"],
+    limit: float,
 ) -> Float[np.ndarray, " values"]:
-    """Least cost with one coefficient at each value, the others free."""
-    terms, number = centre.coefficients.shape[1], len(values)
-    start = np.repeat(centre.exponents, number, axis=0)
-    exponents = np.zeros(start.shape[1], dtype=bool)
-    held = Held(exponents=exponents, term=place, values=values)
+    """Least cost with one coefficient at each value, the others free.
+
+    Both sides are walked outwards, a few values at a time, each from where the last ones
+    lead: a profile is smooth. A side ends where its costs lie above `limit`; beyond it
+    they are inf.
+    """
+    best = _best_value(centre, place)
+    costs = np.full(len(values), np.inf)
+    for side in (np.flatnonzero(values < best)[::-1], np.flatnonzero(values >= best)):
+        at, near = np.array([best]), centre.exponents
+        for first in range(0, len(side), STRIDE):
+            here = side[first : first + STRIDE]
+            found = _held(problem, place, values[here], _ahead(at, near, values[here]))
+            costs[here] = found.cost
+            at = np.concatenate([at, values[here]])[-2:]
+            near = np.concatenate([near, found.exponents])[-2:]
+            if (found.cost[-2:] > limit).all():
+                break
+    return costs
+
+
+def _ahead(
+    at: Float[np.ndarray, " known"],
+    near: Float[np.ndarray, "known exponents"],
+    values: Float[np.ndarray, " values"],
+) -> Float[np.ndarray, "values exponents"]:
+    """Exponents to begin with at `values`: on the line through the last two solutions."""
+    gap = at[-1] - at[0]
+    slope = (near[-1] - near[0]) / gap if gap else np.zeros(near.shape[1])
+    found: Float[np.ndarray, "values exponents"] = near[-1] + (values - at[-1])[:, None] * slope
+    return found
+
+
+def _held(
+    problem: Problem,
+    place: int,
+    values: Float[np.ndarray, " values"],
+    starts: Float[np.ndarray, "values exponents"],
+) -> Solution:
+    """The best fit with one coefficient at each of `values`, each from its own start."""
+    terms, number = len(problem.law.terms), len(values)
+    fixed = np.zeros(starts.shape[1], dtype=bool)
+    held = Held(exponents=fixed, term=place, values=values)
     if place >= terms:
-        exponents[place - terms] = True
-        start[:, place - terms] = values
-        held = Held(exponents=exponents)
-    many = problem.take(np.zeros(number, dtype=int))
-    found = solve(many, start, held, TOLERANCE)
-    # Each value also starts from its neighbours' solutions: a profile is smooth.
-    for shift in (1, -1):
-        moved = np.roll(found.exponents, shift, axis=0)
-        if place >= terms:
-            moved[:, place - terms] = values
-        again = solve(many, moved, held, TOLERANCE)
-        better = again.cost < found.cost
-        for name in ("exponents", "coefficients", "residuals", "cost"):
-            getattr(found, name)[better] = getattr(again, name)[better]
-    return found.cost
+        fixed[place - terms] = True
+        starts[:, place - terms] = values
+        held = Held(exponents=fixed)
+    return solve(problem.take(np.zeros(number, dtype=int)), starts, held, TOLERANCE)
 
 
 def _profile(

@@ -2,6 +2,7 @@
 
 Shapes in this file:
     fits     problems solved together: starts, replicates of a bootstrap, points of a profile
+    settings distinct inputs: points of one setting share a row of the basis
     points, terms, exponents   as in laws.law
 
 For given exponents the best linear coefficients are found by weighted least squares, positive where
@@ -13,12 +14,13 @@ Sources: Golub and Pereyra 1973 (SIAM J. Numer. Anal. 10, 413); the simpler Jaco
 Mathematical Statistics 35, 73).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from isoflop.analysis.laws.law import SMALLEST, Inputs, Law
+from isoflop.analysis.laws.law import SMALLEST, Law
 
 Exponents = Float[np.ndarray, "fits exponents"]
 Coefficients = Float[np.ndarray, "fits terms"]
@@ -36,7 +38,7 @@ RANK = 1e-7
 """Directions smaller than this share of the largest were not told apart from others."""
 
 DIFFERENCE = 1e-6
-"""Step of central differences for exponents of size 0.1 to 1."""
+"""Step of differences for exponents of size 0.1 to 1: slopes only lead the way to the best fit."""
 
 MAX_STEPS = 80
 FIRST_DAMPING = 1e-2
@@ -86,12 +88,14 @@ class Problem:
     """Points to fit one law to; rows of `measured` and `weights` are separate problems."""
 
     law: Law
-    inputs: Inputs
+    inputs: Mapping[str, Float[np.ndarray, " settings"]]
     measured: Residuals
     """On the law's scale."""
     weights: Residuals
     huber: float
     """Residual from which on a point counts by its size, not its square; inf: least squares."""
+    setting: Int[np.ndarray, " points"] | None = None
+    """Place in `inputs` of each point's settings, where points share them; None: one each."""
 
     def take(self, chosen: np.ndarray) -> "Problem":
         """Some of the problems."""
@@ -101,7 +105,23 @@ class Problem:
             measured=self.measured[chosen],
             weights=self.weights[chosen],
             huber=self.huber,
+            setting=self.setting,
         )
+
+    def by_setting(self) -> "Problem":
+        """The same problem with settings that several points share written once."""
+        if self.setting is not None:
+            return self
+        lines = np.stack(list(self.inputs.values()), axis=1)
+        _, first, place = np.unique(lines, axis=0, return_index=True, return_inverse=True)
+        inputs = {name: values[first] for name, values in self.inputs.items()}
+        return replace(self, inputs=inputs, setting=place.reshape(-1))
+
+    def by_point(
+        self, values: Float[np.ndarray, "fits settings *more"]
+    ) -> Float[np.ndarray, "fits points *more"]:
+        """From a number a setting to a number a point."""
+        return values if self.setting is None else values[:, self.setting]
 
 
 def solve(
@@ -118,7 +138,7 @@ def solve(
         held: What a profile holds fixed.
         tolerance: As TOLERANCE.
     """
-    law = problem.law
+    law, problem = problem.law, problem.by_setting()
     low = np.array([exponent.low for exponent in law.exponents])
     high = np.array([exponent.high for exponent in law.exponents])
     held = held or Held(exponents=np.zeros(len(law.exponents), dtype=bool))
@@ -148,7 +168,7 @@ def solve(
 def project(problem: Problem, theta: Exponents, held: Held) -> Solution:
     """The best linear coefficients for given exponents."""
     law = problem.law
-    basis = law.basis(problem.inputs, theta)
+    basis = _basis(problem, theta)
     power = law.power(theta)[:, None]
     coefficients = _first_coefficients(problem, basis, power, held)
     for _ in range(INNER_STEPS):
@@ -297,24 +317,24 @@ def _exponent_slopes(
     problem: Problem, here: Solution
 ) -> Float[np.ndarray, "fits points exponents"]:
     """How residuals change with each exponent at fixed coefficients."""
-    law, theta, coefficients = problem.law, here.exponents, here.coefficients
-    columns = []
-    for place in range(theta.shape[1]):
-        moves = []
-        for sign in (1.0, -1.0):
-            moved = theta.copy()
-            moved[:, place] += sign * DIFFERENCE
-            fitted = law.on_scale(law.basis(problem.inputs, moved), coefficients, moved)
-            moves.append(fitted)
-        columns.append(_finite(moves[0] - moves[1]) / (2 * DIFFERENCE))
-    found: Float[np.ndarray, "fits points exponents"] = np.stack(columns, axis=-1)
+    law, coefficients = problem.law, here.coefficients
+
+    def fitted(theta: Exponents) -> Residuals:
+        return law.on_scale(law.basis(problem.inputs, theta), coefficients, theta)
+
+    columns, now = [], fitted(here.exponents)
+    for place in range(here.exponents.shape[1]):
+        moved = here.exponents.copy()
+        moved[:, place] += DIFFERENCE
+        columns.append(_finite(fitted(moved) - now) / DIFFERENCE)
+    found: Float[np.ndarray, "fits points exponents"] = problem.by_point(np.stack(columns, axis=-1))
     return found
 
 
 def _term_slopes(problem: Problem, here: Solution) -> Basis:
     """How residuals change with each linear coefficient; 0 for one that lies at its bound."""
     law, theta = problem.law, here.exponents
-    basis = law.basis(problem.inputs, theta)
+    basis = _basis(problem, theta)
     if law.link == "power":
         plain = np.maximum(_product(basis, here.coefficients), SMALLEST)
         basis = basis * (law.power(theta)[:, None] / plain)[:, :, None]
@@ -323,16 +343,31 @@ def _term_slopes(problem: Problem, here: Solution) -> Basis:
     return found
 
 
-def fitted_space(problem: Problem, here: Solution) -> Float[np.ndarray, "points directions"]:
-    """Orthonormal directions in which one solution's residuals were fitted away.
+def _basis(problem: Problem, theta: Exponents) -> Basis:
+    found: Basis = problem.by_point(problem.law.basis(problem.inputs, theta))
+    return found
 
-    Its rows' products are the leverages of the points.
-    """
+
+def all_slopes(problem: Problem, here: Solution) -> Float[np.ndarray, "points coefficients"]:
+    """How one solution's residuals change with every coefficient, linear ones first, each column
+    scaled to length 1; 0 for a linear coefficient at its bound."""
     both = np.concatenate(
         [_term_slopes(problem, here)[0], _exponent_slopes(problem, here)[0]], axis=1
     )
-    both = both / np.maximum(np.linalg.norm(both, axis=0), SMALLEST)
-    left, sizes, _ = np.linalg.svd(both, full_matrices=False)
+    found: Float[np.ndarray, "points coefficients"] = both / np.maximum(
+        np.linalg.norm(both, axis=0), SMALLEST
+    )
+    return found
+
+
+def fitted_space(
+    slopes: Float[np.ndarray, "points coefficients"],
+) -> Float[np.ndarray, "points directions"]:
+    """Orthonormal directions in which residuals of these slopes were fitted away.
+
+    Its rows' products are the leverages of the points.
+    """
+    left, sizes, _ = np.linalg.svd(slopes, full_matrices=False)
     found: Float[np.ndarray, "points directions"] = left[:, sizes > RANK * sizes[0]]
     return found
 
@@ -351,48 +386,3 @@ def _finite(residuals: Residuals) -> Residuals:
     """A prediction without a logarithm is a very bad one, not an undefined one."""
     found: Residuals = np.nan_to_num(residuals, nan=50.0, posinf=50.0, neginf=-50.0)
     return found
-
-
-def search(problem: Problem, starts: Exponents, *, keep: int, held: Held | None = None) -> Solution:
-    """The best fit of one problem from many starts: all are projected, the best `keep` improved.
-
-    `problem` holds one row; the solution too.
-    """
-    none = held or Held(exponents=np.zeros(starts.shape[1], dtype=bool))
-    first = project(_repeat(problem, len(starts)), starts, none)
-    best = np.argsort(first.cost, kind="stable")[:keep]
-    found = solve(_repeat(problem, len(best)), starts[best], held)
-    return found.take(np.array([found.best()]))
-
-
-def _repeat(problem: Problem, times: int) -> Problem:
-    return problem.take(np.zeros(times, dtype=int))
-
-
-def spread_starts(law: Law, number: int, more: tuple[dict[str, float], ...] = ()) -> Exponents:
-    """Starts spread evenly over the bounds, by Halton's sequence, and those of `more`.
-
-    Source: Halton 1960 (Numerische Mathematik 2, 84).
-    """
-    low = np.array([exponent.low for exponent in law.exponents])
-    high = np.array([exponent.high for exponent in law.exponents])
-    primes = (2, 3, 5, 7, 11, 13, 17, 19)[: len(low)]
-    unit = np.array([[_radical_inverse(i + 1, prime) for prime in primes] for i in range(number)])
-    # Ranges of several powers of ten are spread by their logarithm.
-    wide = (low > 0) & (high / np.maximum(low, SMALLEST) > 50)
-    even = low + unit * (high - low)
-    safe = np.where(wide, low, 1.0)
-    geometric = safe * (np.where(wide, high, 1.0) / safe) ** unit
-    starts = np.where(wide, geometric, even)
-    given = [[values[exponent.name] for exponent in law.exponents] for values in more]
-    found: Exponents = np.concatenate([np.array(given), starts]) if given else starts
-    return found
-
-
-def _radical_inverse(index: int, base: int) -> float:
-    result, part = 0.0, 1.0 / base
-    while index:
-        result += part * (index % base)
-        index //= base
-        part /= base
-    return result

@@ -8,12 +8,10 @@ from typing import Any
 from isoflop.analysis.fits.fit import Coefficient, Fit
 from isoflop.analysis.fits.heldout import HeldOut
 from isoflop.analysis.fits.parabola import ParabolaFit, parabola_fit
+from isoflop.analysis.fits.profile import WEAK_FACTOR
 
-STATUS_WORDS = {
-    "identified": "",
-    "weak": "weak: its interval spans a factor above 4",
-    "not identified": "NOT IDENTIFIED by these points",
-}
+NO_INTERVAL = "none"
+"""In place of an interval that there is not."""
 
 MISFIT_BELOW = 0.01
 """P-value of lack of fit below which a reader is told. Chosen."""
@@ -46,8 +44,8 @@ def fit_sentences(fit: Fit) -> list[str]:
     ]
     if fit.unidentified:
         found.append(
-            f"{', '.join(fit.unidentified)}: these points do not tell; other values fit as well. "
-            "Do not use the law where they matter."
+            f"{', '.join(fit.unidentified)}: these points do not tell; other values fit as well, and "
+            "the value above is one of many. Do not use the law where they matter."
         )
     if fit.misfit_p is not None and fit.misfit_p < MISFIT_BELOW:
         found.append(
@@ -66,8 +64,32 @@ def fit_sentences(fit: Fit) -> list[str]:
 
 
 def _coefficient_line(found: Coefficient) -> str:
-    span = f"{_end(found.low)} to {_end(found.high)}"
-    return f"{found.name:10} {short(found.value):>12} {span:>27}  {STATUS_WORDS[found.status]}"
+    low, high = end_texts(found)
+    span = NO_INTERVAL if low == NO_INTERVAL else f"{low} to {high}"
+    return f"{found.name:10} {short(found.value):>12} {span:>27}  {status_text(found)}"
+
+
+def end_texts(found: Coefficient) -> tuple[str, str]:
+    """Both ends of the interval; a coefficient that is not identified has none."""
+    if found.status == "not identified" or found.low is None or found.high is None:
+        return NO_INTERVAL, NO_INTERVAL
+    return short(found.low), short(found.high)
+
+
+def status_text(found: Coefficient) -> str:
+    """What these points tell of the coefficient; "" where they identify it."""
+    if found.status == "identified":
+        return ""
+    if found.status == "weak":
+        return f"weak: its interval changes sign or spans a factor above {WEAK_FACTOR:g}"
+    if found.low is None and found.high is None:
+        fits = "any value"
+    elif found.low is None or found.high is None:
+        end = found.high if found.low is None else found.low
+        fits = f"anything {'below' if found.low is None else 'above'} {short(end or 0.0)}"
+    else:
+        fits = f"anything from {short(found.low)} to {short(found.high)}"
+    return f"NOT IDENTIFIED: {fits} fits as well"
 
 
 def _held_out_sentence(held: HeldOut, plain: bool) -> str:
@@ -107,7 +129,7 @@ def fit_to_json(fit: Fit) -> str:
         "formula": law.formula,
         "table": fit.table,
         "column": fit.column,
-        "coefficients": [dataclasses.asdict(found) for found in fit.coefficients],
+        "coefficients": [_coefficient_data(found) for found in fit.coefficients],
         "num_points": fit.num_points,
         "num_settings": fit.num_designs,
         "num_cells": fit.num_cells,
@@ -120,6 +142,14 @@ def fit_to_json(fit: Fit) -> str:
         "sentences": fit_sentences(fit),
     }
     return json.dumps(finite(data), indent=2, allow_nan=False)
+
+
+def _coefficient_data(found: Coefficient) -> dict[str, Any]:
+    """A coefficient with `low` and `high` where they are an interval; else what is not ruled out."""
+    data = dataclasses.asdict(found)
+    if found.status == "not identified":
+        data |= {"low": None, "high": None, "not_ruled_out": [found.low, found.high]}
+    return data
 
 
 def finite(value: Any) -> Any:
@@ -136,7 +166,3 @@ def finite(value: Any) -> Any:
 def short(value: float) -> str:
     """Four digits, with a power of ten where it is far from 1."""
     return f"{value:.4g}"
-
-
-def _end(value: float | None) -> str:
-    return "open" if value is None else short(value)

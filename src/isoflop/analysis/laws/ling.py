@@ -7,9 +7,11 @@
 Efficiency leverage is the compute of the dense model of equal loss / the compute of this one. A is
 the activation ratio (density), G the granularity, C the training FLOPs.
 
-Our facts do not state the bases of the logarithms. Of the usual ones, only log10 of C and log2 of G give both
-published results: a best granularity of 8 to 12 (here 2^(-beta / 2 gamma) = 11.3) and a leverage
-of about 7 at C = 1e22, A = 3.1%, G = 12 (here 7.2). So they are inferred, not verified.
+Our facts do not state the bases of the logarithms. Of 2, e and 10 for each of the two, log10 of C and
+log2 of G alone come near both published results, a best granularity of 8 to 12 (2^(-beta / 2 gamma) =
+11.3; 33 with ln, 3,200 with log10) and a leverage of about 7 at C = 1e22, A = 3.1%, G = 12 (7.2; above
+4,000 with another base of C). Other readings of the printed formula were not tried: the bases are
+inferred, not verified.
 """
 
 import numpy as np

@@ -8,8 +8,8 @@ import numpy as np
 from isoflop.analysis.charts.chart import COLOURS, Axis, Chart, Curve, Mark, Series
 from isoflop.analysis.fits.chain import fit_sigmoid
 from isoflop.analysis.fits.fit import Fit, fit_points, predict
-from isoflop.analysis.fits.points import Points, points_of
-from isoflop.analysis.fits.text import STATUS_WORDS, fit_sentences, short
+from isoflop.analysis.fits.points import Points, known_points, points_of
+from isoflop.analysis.fits.text import end_texts, fit_sentences, short, status_text
 from isoflop.analysis.laws.catalogue import LAWS
 from isoflop.analysis.laws.law import Law, published_values
 from isoflop.analysis.page.grids import Grid
@@ -115,9 +115,8 @@ def law_section(fit: Fit, *charts: Chart) -> LawSection:
         (
             found.name,
             short(found.value),
-            "open" if found.low is None else short(found.low),
-            "open" if found.high is None else short(found.high),
-            STATUS_WORDS[found.status] or "identified",
+            *end_texts(found),
+            status_text(found) or "identified",
         )
         for found in fit.coefficients
     )
@@ -209,7 +208,7 @@ def overlay(table: RunTable, law: Law, name: str | None = None, column: str | No
     Raises:
         UserError: columns missing, or no such coefficients.
     """
-    return overlay_chart(points_of(table, law, column), name)
+    return overlay_chart(known_points(table, law, column), name)
 
 
 def _marks(points: Points, xs: np.ndarray, ys: np.ndarray) -> tuple[Mark, ...]:

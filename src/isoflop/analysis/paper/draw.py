@@ -6,15 +6,17 @@ Shapes in this file:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from isoflop.analysis.charts.chart import (
     Axis,
     Chart,
+    Curve,
     Form,
     Mark,
+    Ring,
     Series,
 )
 from isoflop.analysis.charts.colours import sparsity_colours
@@ -51,6 +53,9 @@ class Look:
     colour: str | None = None
     """A column whose order gives the colours (dark to light) instead of one a series."""
     joined: bool = True
+    turn: bool = False
+    """Ring each series' best mean, and dash the line where the figure gets worse with sparsity beyond it: the
+    means alone; whether a turn is real is `questions.u_shape`'s to say."""
 
 
 def chart_of(
@@ -69,6 +74,10 @@ def chart_of(
     if not len(chosen):
         return None
     series = _series(chosen, xs[known], 1 - ys[known] if error else ys[known], look)
+    curves: tuple[Curve, ...] = ()
+    rings: tuple[Ring, ...] = ()
+    if look.turn:
+        series, curves, rings = _turned(series, up=_is_share(y) and not error)
     label = _y_label(y, error)
     words = ", ".join(sorted({one.label for one in series if one.label is not None}))
     return Chart(
@@ -78,7 +87,30 @@ def chart_of(
         x=x_axis(x, xs[known]),
         y=Axis(label=label, form="share" if _is_share(y) else "number"),
         series=series,
+        curves=curves,
+        rings=rings,
     )
+
+
+def _turned(
+    series: tuple[Series, ...], *, up: bool
+) -> tuple[tuple[Series, ...], tuple[Curve, ...], tuple[Ring, ...]]:
+    """Series along density cut at their best mean, the dashed rest, and rings."""
+    found: list[Series] = []
+    curves, rings = [], []
+    for one in series:
+        marks = sorted(one.marks, key=lambda mark: -mark.x)
+        best = marks.index((max if up else min)(marks, key=lambda mark: mark.y))
+        if one.faint or not one.joined or best == len(marks) - 1:
+            found.append(one)
+            continue
+        head, tail = marks[: best + 1], marks[best + 1 :]
+        found.append(replace(one, marks=tuple(sorted(head, key=lambda mark: mark.x))))
+        found.append(replace(one, label=None, marks=tuple(tail), joined=False))
+        points = tuple((mark.x, mark.y) for mark in marks[best:])
+        curves.append(Curve(label=None, colour=one.colour, points=points, dashed=True))
+        rings.append(Ring(x=marks[best].x, y=marks[best].y, text=""))
+    return tuple(found), tuple(curves), tuple(rings)
 
 
 def _series(table: RunTable, xs: np.ndarray, ys: np.ndarray, look: Look) -> tuple[Series, ...]:

@@ -146,7 +146,7 @@ ACCURACY = ("accuracy",)
 BOTH = ("bits_per_byte", "accuracy")
 BY_PAIR = Look(by=PAIRS)
 BY_SPARSITY = Look(by=("sparsity",), colour="sparsity", joined=False)
-BY_BUDGET = Look(by=("active_params",))
+BY_BUDGET = Look(by=("active_params",), turn=True)
 
 
 def _losses_by_size(table: RunTable) -> list[Chart | None]:

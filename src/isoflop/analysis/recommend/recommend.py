@@ -8,6 +8,7 @@ FLOP-optimal spends the FLOPs; wall-clock-optimal spends the hours that the FLOP
 take at the measured speed, on whatever is best in that time.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,11 +55,13 @@ class Request:
             raise UserError("give a budget in FLOPs or in GPU-hours, one of the two")
         given = (self.flops, self.gpu_hours, self.train_memory_bytes, self.serve_memory_bytes)
         for value in (*given, self.serve_bytes_per_param):
-            if value is not None and not value > 0:
-                raise UserError(f"a budget of {value:g} must be above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"a budget of {value:g} must be above 0 and finite")
         for name, weight in self.tasks:
-            if not weight > 0:
-                raise UserError(f"the weight of {name} is {weight:g}; it must be above 0")
+            if not 0 < weight < math.inf:
+                raise UserError(
+                    f"the weight of {name} is {weight:g}; it must be above 0 and finite"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """From lines as read to a typed table: refuse what cannot mean anything, mark what must be known.
 
 Refused, with file, line and remedy: missing columns, text where a number belongs, zero or negative
-losses, shares outside 0 to 1, two different lines of one run and step, k above E. Marked in the
-table's notes: NaN (read as not measured), equal lines given twice, several tokenizers (losses in
-nats are left out), a missing seed, every derived column.
+losses, shares outside 0 to 1, two different lines of one run and step, two architectures under one
+name, k above E. Marked in the table's notes: NaN (read as not measured), equal lines given twice,
+several tokenizers (losses in nats are left out), a missing seed, every derived column.
 """
 
 import math
@@ -28,6 +28,12 @@ EMPTY = (None, "", "null", "None", "NA", "N/A", "-")
 """How files write that something was not measured."""
 
 NOT_A_NUMBER = ("nan", "inf", "+inf", "-inf", "infinity", "-infinity")
+
+SHAPE = (
+    *("num_layers", "d_model", "d_expert", "num_experts", "top_k"),
+    *("total_params", "active_params"),
+)
+"""Columns that make an architecture."""
 
 FLAGS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 
@@ -65,6 +71,7 @@ def check_table(raw: RawTable) -> RunTable:
     )
     table = derive(_one_tokenizer(table))
     _check_sense(table)
+    _check_cells(table)
     return _without_duplicates(table)
 
 
@@ -216,6 +223,24 @@ def _check_sense(table: RunTable) -> None:
                 f"{table.places[place]}: {small} is {table.number(small)[place]:g}, above "
                 f"{large} {table.number(large)[place]:g}; {why}"
             )
+
+
+def _check_cells(table: RunTable) -> None:
+    """A cell is one architecture: its seeds and checkpoints are averaged, so they must be alike."""
+    for name in SHAPE:
+        if name not in table.numbers:
+            continue
+        values, first = table.numbers[name], dict[str, int]()
+        for place, cell in enumerate(table.cells):
+            if math.isnan(values[place]):
+                continue
+            before = first.setdefault(cell, place)
+            if values[place] != values[before]:
+                raise UserError(
+                    f"{table.places[place]}: {name} of cell {cell} is {values[place]:g}, and "
+                    f"{values[before]:g} in {table.places[before]}; a cell is one architecture, "
+                    "give each its own name in the column cell"
+                )
 
 
 def _without_duplicates(table: RunTable) -> RunTable:

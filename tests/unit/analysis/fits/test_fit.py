@@ -2,19 +2,34 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from isoflop.analysis.fits import fit_law
-from isoflop.analysis.fits.bootstrap import bootstrap, interval, widened_levels
+from isoflop.analysis.fits.bootstrap import (
+    bootstrap,
+    freedoms,
+    interval,
+    satterthwaite,
+    widened_levels,
+)
 from isoflop.analysis.fits.chain import fit_sigmoid, fit_transfer
-from isoflop.analysis.fits.fit import misfit, named_values, predict, robust_fit
+from isoflop.analysis.fits.fit import (
+    Coefficient,
+    coefficients,
+    misfit,
+    named_values,
+    predict,
+    robust_fit,
+)
 from isoflop.analysis.fits.heldout import budgets, leave_largest_out
 from isoflop.analysis.fits.parabola import parabola_fit
 from isoflop.analysis.fits.points import points_of
 from isoflop.analysis.fits.profile import profiles
-from isoflop.analysis.fits.text import fit_to_json, fit_to_text
+from isoflop.analysis.fits.text import end_texts, fit_to_json, fit_to_text, status_text
 from isoflop.analysis.laws import LAWS
 from isoflop.analysis.laws.draw import draw_table
 from isoflop.analysis.laws.law import published_values
@@ -118,9 +133,58 @@ def test_tokens_of_one_value_leave_the_floor_and_their_term_unidentified():
     assert {"b", "c", "beta"} <= set(found.unidentified)
     assert any("tokens has one value" in note for note in found.notes)
     assert "NOT IDENTIFIED" in fit_to_text(found)
+    (line,) = [line for line in fit_to_text(found).splitlines() if line.startswith("beta ")]
+    assert re.search(
+        r" none  NOT IDENTIFIED: any(thing (above|below) \S+| value) fits as well$", line
+    )
+    assert " to " not in line
+    # What is identified or weak has both ends, and says them.
     for one in found.coefficients:
-        if one.name == "beta":
-            assert one.low is None or one.high is None
+        open_end = one.low is None or one.high is None
+        assert end_texts(one) == ("none", "none") or not open_end
+        assert (one.status == "not identified") == (end_texts(one)[0] == "none")
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((None, None), "any value fits as well"),
+        ((None, 3.0), "anything below 3 fits as well"),
+        ((0.5, None), "anything above 0.5 fits as well"),
+        ((0.0, 3.0), "anything from 0 to 3 fits as well"),
+    ],
+)
+def test_where_values_are_ruled_out_is_no_interval(ends, words):
+    one = Coefficient(
+        name="c",
+        value=1.0,
+        low=ends[0],
+        high=ends[1],
+        status="not identified",
+        profile_low=None,
+        profile_high=None,
+    )
+    assert end_texts(one) == ("none", "none")
+    assert status_text(one) == f"NOT IDENTIFIED: {words}"
+
+
+def test_a_direction_that_costs_nothing_hands_all_intervals_to_the_profiles():
+    """Above about 130, E_max does not matter up to 32 experts: replicates stay where they began."""
+    law = LAWS["joint"]
+    design = {"N": (8e7, 5e8, 3e9), "D": (2e9, 2e10, 2e11), "E": (1, 2, 4, 8, 16, 32)}
+    points = points_of(
+        draw_table(
+            law, published_values(law).values, noise=0.003, num_seeds=2, seed=3, design=design
+        ),
+        law,
+    )
+    best, huber = robust_fit(points)
+    drawn = bootstrap(points, best, replicates=100, seed=1, huber=huber)
+    found = {c.name: c for c in coefficients(points, best, drawn, profiles(points, best))}
+    assert found["E_max"].status == "not identified"
+    told = [c for c in found.values() if c.status != "not identified"]
+    assert len(told) > 5
+    assert all((c.low, c.high) == (c.profile_low, c.profile_high) for c in told)
 
 
 def test_a_law_that_misses_the_runs_is_told_apart_from_one_that_does_not():
@@ -163,12 +227,40 @@ def test_budgets_are_groups_of_equal_flops():
 
 
 def test_profiles_of_a_known_case_agree_with_the_bootstrap(fit):
-    points = fit.points
-    for profile, found in zip(profiles(points, fit.best), fit.coefficients, strict=True):
+    """At the degrees of freedom that a profile takes; the told ends lie at the coefficient's own."""
+    points, drawn = fit.points, named_values(CHINCHILLA, fit.drawn)
+    for profile in profiles(points, fit.best):
         assert profile.low is not None
         assert profile.high is not None
-        width = (profile.high - profile.low) / (found.high - found.low)
-        assert 0.6 < width < 1.7
+        low, high = interval(drawn[profile.name], fit.num_cells - 5)
+        assert 0.6 < (profile.high - profile.low) / (high - low) < 1.7
+
+
+def test_degrees_of_freedom_are_those_of_means_where_means_are_fitted():
+    mean = np.ones((9, 1))
+    assert satterthwaite(mean, np.arange(9)) == NEAR(8)
+    # Three points a cell are one: the cells count.
+    assert satterthwaite(np.ones((27, 1)), np.repeat(np.arange(9), 3)) == NEAR(8)
+    assert np.isnan(satterthwaite(np.stack([np.ones(5), np.zeros(5)], axis=1), np.arange(5))[1])
+
+
+def test_a_corner_that_settles_a_coefficient_leaves_it_few_degrees_of_freedom(fit):
+    found = freedoms(fit.points, fit.best, fit.huber)
+    assert (found >= 1).all()
+    assert (found <= fit.num_cells - 5).all()
+    slope = np.stack([np.ones(20), np.eye(20)[0] + 0.01 * np.arange(20)], axis=1)
+    assert satterthwaite(slope, np.arange(20))[1] < 2
+
+
+def test_few_draws_give_no_narrower_ends_than_many():
+    """k of n draws stand for k / (n + 1): the share of new draws outside is 5% for any n."""
+    generator = np.random.default_rng(3)
+    for number in (100, 1000):
+        outside = 0.0
+        for _ in range(300):
+            low, high = interval(generator.normal(size=number), 1e9)
+            outside += (ndtr(low) + 1 - ndtr(high)) / 300
+        assert outside == NEAR(0.05, abs=0.004)
 
 
 @pytest.mark.parametrize(("cells", "spare"), [(6, 1), (30, 25), (1000, 995)])
@@ -276,6 +368,12 @@ def test_the_sigmoid_of_the_ladder_is_found():
 def test_a_sigmoid_whose_top_was_never_reached_is_not_identified():
     found = fit_sigmoid(chain_table(0.5), "gsm8k.bits_per_byte", "gsm8k.accuracy", replicates=100)
     assert {"a", "L0"} <= set(found.unidentified)
+    height = next(c for c in json.loads(fit_to_json(found))["coefficients"] if c["name"] == "a")
+    assert (height["low"], height["high"]) == (None, None)
+    assert height["not_ruled_out"][0] > 0
+    assert height["not_ruled_out"][1] is None
+    (line,) = [line for line in fit_to_text(found).splitlines() if line.startswith("a ")]
+    assert re.search(r"NOT IDENTIFIED: anything above \S+ fits as well", line)
 
 
 def test_loss_to_loss_is_found_as_a_curve():

@@ -14,10 +14,9 @@ from isoflop.analysis.fits.projection import (
     huber_loss,
     huber_weights,
     project,
-    search,
     solve,
-    spread_starts,
 )
+from isoflop.analysis.fits.starts import search, spread_starts
 from isoflop.analysis.laws import LAWS
 from isoflop.analysis.laws.draw import draw_table
 from isoflop.analysis.laws.law import published_values

@@ -1,5 +1,6 @@
 """Every law says what its paper says: coefficients, limits, worked examples, and one form for all uses."""
 
+import itertools
 import math
 
 import numpy as np
@@ -29,6 +30,7 @@ from isoflop.analysis.laws.joint import joint_loss, joint_reduced
 from isoflop.analysis.laws.kaplan import TABLE_2, kaplan_loss
 from isoflop.analysis.laws.krajewski import DENSE, MOE, krajewski_loss
 from isoflop.analysis.laws.law import published_values
+from isoflop.analysis.laws.ling import PUBLISHED as LING_PUBLISHED
 from isoflop.analysis.laws.ling import ling_best_granularity, ling_leverage
 from isoflop.config import UserError
 
@@ -182,6 +184,21 @@ def test_lings_two_published_results_hold_with_the_inferred_logarithms():
     best = ling_best_granularity()
     around = ling_leverage(np.full(3, 0.05), np.array([best / 2, best, best * 2]), np.full(3, 1e21))
     assert around.argmax() == 1
+
+
+def test_of_the_usual_bases_lings_results_come_out_with_two_alone():
+    """log10 of C and log2 of G: what the module says of the other eight pairs."""
+    at = LING_PUBLISHED
+    near = []
+    for base_c, base_g in itertools.product((2, math.e, 10), repeat=2):
+        best = base_g ** (-at["beta"] / (2 * at["gamma"]))
+        fine, flops = math.log(12, base_g), math.log(1e22, base_c)
+        power = at["a"] + at["d"] * flops + at["gamma"] * fine**2 + at["beta"] * fine
+        leverage = (0.031 + at["A_start"]) ** power
+        assert (leverage > 4000) == (base_c != 10)
+        if 8 <= best <= 12 and abs(leverage - 7) < 0.5:
+            near.append((base_c, base_g))
+    assert near == [(10, 2)]
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)

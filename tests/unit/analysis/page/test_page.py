@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from isoflop.analysis.page.island import island
 from isoflop.analysis.page.laws import chain_sections, law_sections, overlay, overlay_chart
 from isoflop.analysis.report import table_of, write_report
 from isoflop.analysis.table import sort_rows, table
+from isoflop.analysis.tables import read_table
+from isoflop.config import UserError
 
 NEAR = pytest.approx
 
@@ -90,6 +93,26 @@ def test_a_sweep_lies_on_the_law_it_was_drawn_from():
     other = overlay_chart(points_of(exact, LAWS["chinchilla"]))
     away = [abs(mark.x / mark.y - 1) for series in other.series for mark in series.marks]
     assert max(away) > 0.01
+
+
+@pytest.mark.parametrize("name", [name for name in LAWS if name != "ling"])
+def test_any_sweep_lies_on_any_law_however_small(name, tmp_path):
+    """Three cells are too few to fit any law, and enough to be laid over one."""
+    path = tmp_path / "three.csv"
+    path.write_text(
+        "cell,tokens,num_experts,top_k,d_model,d_expert,total_params,active_params,train_loss\n"
+        "a,2e9,8,2,64,128,400000000,100000000,3.1\n"
+        "b,2e9,16,2,64,128,800000000,100000000,3.0\n"
+        "c,2e9,32,2,64,128,1600000000,100000000,2.9\n"
+    )
+    table = read_table(path)
+    with pytest.raises(UserError, match="needs at least"):
+        points_of(table, LAWS[name])
+    chart = overlay(table, LAWS[name])
+    assert len(chart.series[0].marks) == 3
+    empty = replace(table, numbers={**table.numbers, "validation_loss": np.full(3, np.nan)})
+    with pytest.raises(UserError, match="no line has validation_loss and all variables"):
+        overlay(empty, LAWS[name], column="validation_loss")
 
 
 def test_loss_to_accuracy_is_fitted_for_tasks_that_have_both():

@@ -153,6 +153,26 @@ def test_series_are_one_a_width_and_k_along_which_experts_grow(table):
     assert len(lines["d=64, k=2"].marks) == 3
 
 
+def test_what_lies_past_the_best_density_is_dashed_and_the_best_is_ringed(tmp_path):
+    """Figure 5's inverse scaling: accuracy that falls beyond its best, one that never does."""
+    rising, turning = (0.2, 0.3, 0.4, 0.5), (0.3, 0.5, 0.4, 0.2)
+    lines = ["cell,tokens,num_experts,top_k,total_params,active_params,up.accuracy,turn.accuracy"]
+    for place, experts in enumerate((4, 8, 16, 32)):
+        shape = f"E{experts},1000,{experts},2,{experts * 100},200"
+        lines.append(f"{shape},{rising[place]},{turning[place]}")
+    path = tmp_path / "turn.csv"
+    path.write_text("\n".join(lines))
+    turned, never = paper_figure(read_table(path), 5).charts
+    assert (never.title, never.rings, never.curves) == ("up", (), ())
+    (ring,) = turned.rings
+    (curve,) = turned.curves
+    assert (ring.x, ring.y) == (0.25, 0.5)
+    assert curve.dashed
+    assert curve.points == ((0.25, 0.5), (0.125, 0.4), (0.0625, 0.2))
+    assert sorted(mark.y for one in turned.series for mark in one.marks) == sorted(turning)
+    assert [len(one.marks) for one in turned.series if one.joined] == [2]
+
+
 def test_later_stages_stand_at_the_loss_of_their_own_pre_training(table):
     chart = next(c for c in paper_figure(table, 12).charts if "gsm8k" in c.title)
     places = {}

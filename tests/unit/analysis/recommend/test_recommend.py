@@ -12,7 +12,7 @@ from isoflop.analysis.recommend import Request, recommend
 from isoflop.analysis.recommend.candidates import candidates
 from isoflop.analysis.recommend.columns import task_column
 from isoflop.analysis.recommend.speed import learn_speed
-from isoflop.analysis.recommend.surrogate import learn
+from isoflop.analysis.recommend.surrogate import _misfit, learn
 from isoflop.analysis.recommend.text import recommendation_to_json, recommendation_to_text
 from isoflop.analysis.tables.derive import derive
 from isoflop.analysis.tables.run_table import RunTable
@@ -245,12 +245,60 @@ def test_the_surrogate_that_predicts_left_out_cells_is_taken():
     assert learn(_runs(bent, "task.bits_per_byte")).left_out_error < 0.01
 
 
+def kinked(active, expansion, tokens):
+    """Worse beyond E/k = 4 by a tenth a doubling: no parabola has a kink."""
+    return bowl(active, 4, tokens) + 0.1 * np.maximum(np.log2(expansion / 4), 0)
+
+
+def learnt(loss):
+    from isoflop.analysis.recommend.recommend import _runs
+
+    # Fifteen cells: one fewer than a law needs to compete.
+    return learn(_runs(study(loss, tokens=(1e9,)), "task.bits_per_byte"))
+
+
+def test_what_left_out_cells_miss_is_added_to_the_draws():
+    true, wrong = learnt(bowl), learnt(kinked)
+    assert true.kind == wrong.kind == "surface"
+    assert wrong.misfit > 2 * true.misfit
+    within = {name: values[:6] for name, values in wrong.runs.settings.items()}
+    spread = np.log(wrong.predict(within).draws).std(axis=0)
+    alone = np.log(dataclasses.replace(wrong, misfit=0.0).predict(within).draws).std(axis=0)
+    np.testing.assert_allclose(spread**2, alone**2 + wrong.misfit**2, rtol=0.35)
+
+
+def test_a_place_has_the_same_draws_whatever_is_asked_beside_it():
+    found = learnt(kinked)
+    settings = found.runs.settings
+    all_places = found.predict(settings).draws
+    some = found.predict({name: values[5:9] for name, values in settings.items()}).draws
+    np.testing.assert_allclose(all_places[:, 5:9], some, rtol=1e-12)
+    # Neighbours err alike, distant places do not.
+    field = np.log(all_places) - np.log(
+        dataclasses.replace(found, misfit=0.0).predict(settings).draws
+    )
+    same = np.flatnonzero(found.runs.cluster == found.runs.cluster[0])
+    np.testing.assert_allclose(field[:, same[0]], field[:, same[1]], atol=1e-12)
+    far = int(np.argmax(np.abs(np.log(settings["expansion"] / settings["expansion"][0]))))
+    assert abs(np.corrcoef(field[:, 0], field[:, far])[0, 1]) < 0.2
+
+
+def test_one_seed_cannot_tell_misfit_from_luck():
+    y, cluster = np.array([0.0, 0.2, 1.0, 1.2]), np.array([0, 0, 1, 1])
+    assert _misfit(0.5, y, cluster) == NEAR(np.sqrt(0.25 - 0.02))
+    assert _misfit(0.1, y, cluster) == 0
+    assert _misfit(0.5, y, np.arange(4)) == 0.5
+
+
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
         ({}, "a budget in FLOPs or in GPU-hours"),
         ({"flops": 1e18, "gpu_hours": 1.0}, "one of the two"),
         ({"flops": -1.0}, "must be above 0"),
+        ({"flops": float("nan")}, "a budget of nan must be above 0 and finite"),
+        ({"gpu_hours": float("inf")}, "a budget of inf must be above 0 and finite"),
+        ({"flops": 1e18, "tasks": (("a", float("nan")),)}, "the weight of a is nan"),
         ({"flops": 1e18, "tasks": (("a", 0.0),)}, "the weight of a is 0"),
     ],
 )

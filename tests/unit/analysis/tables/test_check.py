@@ -49,6 +49,18 @@ def test_a_bad_line_is_refused_with_its_place(tmp_path, line, words):
         read_table(write(tmp_path / "bad.csv", [line]))
 
 
+def test_two_architectures_under_one_name_are_refused(tmp_path):
+    """Their seeds would be averaged."""
+    path = tmp_path / "two.csv"
+    head = "cell,seed,tokens,num_experts,top_k,total_params,active_params,train_loss\n"
+    path.write_text(f"{head}a,0,1000,4,2,100,50,2.0\na,1,1000,8,2,200,50,2.1\n")
+    with pytest.raises(UserError, match=r"csv:3: num_experts of cell a is 8, and 4 in .*csv:2"):
+        read_table(path)
+    # A shape that some lines leave out is no other shape.
+    path.write_text(f"{head}a,0,1000,4,2,100,50,2.0\na,1,1000,,2,,50,2.1\n")
+    assert read_table(path).cells == ("a", "a")
+
+
 def test_missing_columns_are_all_named_with_those_there(tmp_path):
     path = write(tmp_path / "t.csv", [("a", 1)], ("cell", "train_loss"))
     with pytest.raises(UserError, match=r"lacks the columns tokens, active_params; it has cell"):
