@@ -30,7 +30,7 @@ from isoflop.corpus.formats import extra
 from isoflop.corpus.intake import CorpusInput, open_input
 from isoflop.corpus.pool import Pool
 from isoflop.corpus.rewrite.completion import read_reply
-from isoflop.corpus.rewrite.messages import NoReply, Reply
+from isoflop.corpus.rewrite.messages import NoReply
 from isoflop.corpus.rewrite.reasons import Reason
 from isoflop.corpus.rewrite.replies import Parsed, Unusable
 from isoflop.corpus.rewrite.stages import STAGES
@@ -75,18 +75,24 @@ REPLIES = (
 
 SNIPPETS = (
     *("```", "```python\n", "~~~", "\n### ", "\n**", "<think>", "</think>", "/10", "Score:"),
-    *("<|im_end|>", "\\boxed{", "Here is the text:\n", "\ud800", "\0", " " * 200, "1" * 50),
+    *("<|im_end|>", "\\boxed{", "Here is the text:\n", "\0", " " * 200, "\n" * 200, "1" * 50),
 )
 """Marks that parsers look for, and what no parser expects."""
 
-BODY = json.dumps(
-    {
-        "model": "m",
-        "choices": [{"message": {"role": "assistant", "content": "é 1"}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
-    },
-    ensure_ascii=False,
-).encode()
+BODY = (
+    json.dumps(
+        {
+            "model": "m",
+            "choices": [
+                {"message": {"role": "assistant", "content": "é 1 HALF"}, "finish_reason": "stop"}
+            ],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+        },
+        ensure_ascii=False,
+    )
+    .encode()
+    .replace(b"HALF", b"\\ud83d")
+)
 
 HOSTILE = "\0\x01\ufeff\ud800\udfff\u2028\u2029\x0c\r\n\t '\"\\#()[]{}:;,.=+-*/@é漢🙂\u202e0123abc_"
 
@@ -221,7 +227,8 @@ def fuzz_replies(count: int, rng: random.Random) -> int:
         broken += not is_result(found)
         results["parsed" if isinstance(found, Parsed) else found.reason.value] += 1
         try:
-            bad = not isinstance(read_reply(changed_bytes(BODY, rng)), Reply)
+            read_reply(changed_bytes(BODY, rng)).text.encode("utf-8")
+            bad = False
         except NoReply as problem:
             bad = not isinstance(problem.reason, Reason)
             results[f"body: {problem.reason.value}"] += 1
