@@ -1,10 +1,13 @@
-"""Fuzzed inputs through readers and filters: no crash, nothing lost.
+"""Fuzzed inputs through readers, filters and parsers of replies: no crash, nothing lost.
 
-    python benchmarks/corpus_fuzz.py [--readers 4000] [--filters 2000] [--lint 200] [--seed 0]
+    python benchmarks/corpus_fuzz.py [--readers 4000] [--filters 2000] [--lint 200] [--replies 6000]
+        [--seed 0]
 
 Readers: files of every format with bytes changed, cut, doubled and inserted. A file must give rows, or
 one UserError that names it; of JSONL every line must give one row. Filters: programs changed at random,
 and texts of hostile characters, must come back once each, in their order, measured or with a reason.
+Replies: what models answer, changed at random, through every stage's parser, complete and cut, and bodies
+of responses through their reader: each must be parsed or have its reason, within a second of processor time.
 Exit status 0 if all did.
 """
 
@@ -14,6 +17,7 @@ import json
 import random
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -25,6 +29,11 @@ from isoflop.corpus.filters.run import measured
 from isoflop.corpus.formats import extra
 from isoflop.corpus.intake import CorpusInput, open_input
 from isoflop.corpus.pool import Pool
+from isoflop.corpus.rewrite.completion import read_reply
+from isoflop.corpus.rewrite.messages import NoReply
+from isoflop.corpus.rewrite.reasons import Reason
+from isoflop.corpus.rewrite.replies import Parsed, Unusable
+from isoflop.corpus.rewrite.stages import STAGES
 from isoflop.corpus.rows import TextRow, row_from_fields, row_to_json, text_id
 
 PROGRAM = '''"""A module."""
@@ -53,6 +62,38 @@ async def g():
         case {"k": [1, *_]}:
             print(1 if x else 2)
 '''
+REPLIES = (
+    f"### Evaluation: 7/10\n\n### Suggestions:\n- Name it.\n\n### Improved Code:\n```python\n{PROGRAM}```\n",
+    f"<think>\nHm.\n</think>\nSure! Here is the code:\n\n```python\n{PROGRAM}```\n\nI hope this helps!",
+    "**Score:** 6.5 out of 10\n\n~~~py\ndef f():\n    '''Doc.\n    ```\n    x\n    ```\n    '''\n~~~\n",
+    "## Problem\nWhat is $1+1$?\n## Approach\nAdd.\n## Solution\n\\boxed{2}\n#### 2\n## Verification\nYes.",
+    "Question: How do I reverse a list in Python?\n\nUse `reversed`.",
+    "I'm sorry, I cannot help with that.<|im_end|>",
+    "8",
+)
+"""As models write them: with a score, thinking, nested fences, sections, a label, a refusal."""
+
+SNIPPETS = (
+    *("```", "```python\n", "~~~", "\n### ", "\n**", "<think>", "</think>", "/10", "Score:"),
+    *("<|im_end|>", "\\boxed{", "Here is the text:\n", "\0", " " * 200, "\n" * 200, "1" * 50),
+)
+"""Marks that parsers look for, and what no parser expects."""
+
+BODY = (
+    json.dumps(
+        {
+            "model": "m",
+            "choices": [
+                {"message": {"role": "assistant", "content": "é 1 HALF"}, "finish_reason": "stop"}
+            ],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+        },
+        ensure_ascii=False,
+    )
+    .encode()
+    .replace(b"HALF", b"\\ud83d")
+)
+
 HOSTILE = "\0\x01\ufeff\ud800\udfff\u2028\u2029\x0c\r\n\t '\"\\#()[]{}:;,.=+-*/@é漢🙂\u202e0123abc_"
 
 
@@ -66,6 +107,7 @@ def main() -> None:
     )
     lost += fuzz_filters(options.filters, rng, cheap)
     lost += fuzz_filters(options.lint, rng, FilterConfig(limits=Limits(cpu_seconds=20.0)))
+    lost += fuzz_replies(options.replies, rng)
     print(f"lost or crashed: {lost}")
     sys.exit(lost > 0)
 
@@ -172,12 +214,65 @@ def changed_text(rng: random.Random) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def fuzz_replies(count: int, rng: random.Random) -> int:
+    """Changed replies through every parser, changed bodies through their reader; how many broke a rule."""
+    results: Counter[str] = Counter()
+    broken, slowest = 0, 0.0
+    for _ in range(count):
+        reply = changed_reply(rng)
+        stage = rng.choice(list(STAGES.values()))
+        begun = time.process_time()
+        found = stage.parse(reply, complete=rng.random() < 0.7)
+        slowest = max(slowest, time.process_time() - begun)
+        broken += not is_result(found)
+        results["parsed" if isinstance(found, Parsed) else found.reason.value] += 1
+        try:
+            read_reply(changed_bytes(BODY, rng)).text.encode("utf-8")
+            bad = False
+        except NoReply as problem:
+            bad = not isinstance(problem.reason, Reason)
+            results[f"body: {problem.reason.value}"] += 1
+        broken += bad
+    print(
+        f"replies, {count} and as many bodies, slowest {slowest:.3f} s: {dict(results.most_common())}"
+    )
+    return broken + (slowest > 1.0)
+
+
+def is_result(found: object) -> bool:
+    """A reply that can be used, or a reason with a detail that a file can hold."""
+    if isinstance(found, Unusable):
+        return isinstance(found.reason, Reason) and bool(found.detail.encode("utf-8"))
+    if not isinstance(found, Parsed):
+        return False
+    in_range = found.score is None or 0 <= found.score <= 10
+    return in_range and (found.text, found.score, found.question) != (None, None, None)
+
+
+def changed_reply(rng: random.Random) -> str:
+    """A reply with marks and characters put in, doubled or cut; now and then a long one."""
+    text = rng.choice(REPLIES)
+    for _ in range(rng.randint(0, 8)):
+        at = rng.randint(0, len(text))
+        match rng.randrange(4):
+            case 0:
+                text = text[:at] + rng.choice(SNIPPETS) + text[at:]
+            case 1:
+                text = text[:at] + text[at + rng.randint(1, 60) :]
+            case 2:
+                text = text[:at] + text[max(0, at - 200) : at] * rng.randint(1, 20) + text[at:]
+            case 3:
+                text = text[:at] + rng.choice(HOSTILE) + rng.choice(REPLIES) + text[at:]
+    return text
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readers", type=int, default=4000)
     parser.add_argument("--filters", type=int, default=2000)
     parser.add_argument("--lint", type=int, default=200)
+    parser.add_argument("--replies", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

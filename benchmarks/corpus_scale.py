@@ -1,17 +1,19 @@
 """Memory and texts a second of the corpus stages at growing sizes.
 
     python benchmarks/corpus_scale.py --data FOLDER [--sizes 10000 100000 1000000] [--workers 1]
-        [--stages filter deduplicate decontaminate]
+        [--stages filter deduplicate decontaminate] [--characters N]
 
 The corpus is python_code_raw repeated, each copy of a text with one more line that makes it another
-text. `filter` runs without pylint, whose speed does not depend on the size. Told are texts a second, the
-peak of the driver's resident memory, and that of all its processes together (pages that forked
-processes share are counted once in each).
+text; --characters cuts every text, for sizes at which only the number of texts matters. `filter` runs
+without pylint, whose speed does not depend on the size. Told are seconds and texts a second by the clock
+and of processor time (all processes), the peak of the driver's resident memory, and that of all its
+processes together (pages that forked processes share are counted once in each).
 """
 
 import argparse
 import gzip
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -28,15 +30,17 @@ def main() -> None:
     """Measure, and print a table."""
     options = parse()
     with gzip.open(Path(options.data) / "python_code_raw.jsonl.gz") as lines:
-        texts = [json.loads(line)["text"] for line in lines]
+        texts = [json.loads(line)["text"][: options.characters] for line in lines]
     benchmark = str(Path(options.data) / "humaneval.jsonl.gz")
     stages = {
         "filter": MEASURES,
         "deduplicate": [],
         "decontaminate": ["--benchmark", benchmark],
     }
-    print("| stage | texts | seconds | texts a second | driver, MB | all processes, MB |")
-    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    print(
+        "| stage | texts | seconds | a second | processor seconds | a second | driver, MB | all, MB |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for size in options.sizes:
         with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
             source = Path(folder) / "corpus.jsonl"
@@ -45,10 +49,13 @@ def main() -> None:
                 out = Path(folder) / stage
                 command = [sys.executable, "-m", "isoflop", "corpus", stage, str(source)]
                 command += ["--out", str(out), "--workers", str(options.workers), "--json"]
+                before = processor_seconds()
                 seconds, driver, all_processes, read = measure([*command, *stages[stage]])
+                spent = processor_seconds() - before
                 assert read == size, f"{read} of {size} read"
                 print(
                     f"| {stage} | {size:,} | {seconds:.1f} | {size / seconds:.0f} "
+                    f"| {spent:.1f} | {size / spent:.0f} "
                     f"| {driver / 1e6:.0f} | {all_processes / 1e6:.0f} |",
                     flush=True,
                 )
@@ -80,6 +87,12 @@ def measure(command: list[str]) -> tuple[float, int, int, int]:
     return seconds, driver, everything, json.loads(process.stdout.read())["num_read"]
 
 
+def processor_seconds() -> float:
+    """Of all processes below this one that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def descendants(process: int) -> list[int]:
     """Processes below a process, on Linux."""
     found: list[int] = []
@@ -102,6 +115,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="folder of python_code_raw.jsonl.gz")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--characters", type=int, help="of each text; default: all")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--stages", nargs="+", default=["filter", "deduplicate", "decontaminate"])
     parser.add_argument("--scratch", help="folder for the corpora; default: the system's")

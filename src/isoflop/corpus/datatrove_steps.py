@@ -1,18 +1,19 @@
 """The stages as steps of datatrove, which runs them on one machine, under Slurm or under Ray.
 
-    pipeline = filter_pipeline(source, folder, config)
+    pipeline = filter_pipeline(source, folder, config)  # or decontaminate_pipeline, rewrite_pipeline
     local_executor(pipeline, tasks=8, logging=...).run()
 
-A task takes every `world_size`-th text, beginning with its rank, and writes a stage's folder of its own,
+A task takes every `world_size`-th text, beginning with its rank, and writes a folder of its own,
 rank-00000 and so on: together they hold the rows that the default runner writes. A finished task is
-not run again (datatrove's markers); an interrupted one goes on in its folder, where the texts before
-are measured once more and written once. Near-duplicates are between all texts, so `deduplicate`
-is no step: it reads the folders of all ranks.
+not run again (datatrove's markers). An interrupted one goes on in its folder: the texts before are
+measured once more and written once, and a model's stored replies are not asked for again.
+Near-duplicates are between all texts, so `deduplicate` is no step: it reads the folders of all ranks.
 
 datatrove's tasks start processes that import the calling script: keep the call under
 `if __name__ == "__main__":`.
 """
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -25,10 +26,11 @@ from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from isoflop.corpus.decontaminate.benchmarks import items_digest, read_benchmarks
+from isoflop.config import UserError
+from isoflop.corpus.decontaminate.benchmarks import BenchmarkItem, items_digest, read_benchmarks
 from isoflop.corpus.decontaminate.config import DecontaminateConfig
 from isoflop.corpus.decontaminate.run import STAGE as DECONTAMINATE
-from isoflop.corpus.decontaminate.run import SearchAsked, SearchJob, judged
+from isoflop.corpus.decontaminate.run import SearchAsked, SearchJob, judged, write_hits
 from isoflop.corpus.filters.config import FilterConfig, Limits
 from isoflop.corpus.filters.decide import decide
 from isoflop.corpus.filters.measure import MeasureJob
@@ -36,6 +38,8 @@ from isoflop.corpus.filters.run import STAGE as FILTER
 from isoflop.corpus.filters.run import measured, measuring_tools
 from isoflop.corpus.intake import CorpusInput, input_digest, open_input
 from isoflop.corpus.pool import Job, Pool
+from isoflop.corpus.rewrite.commands import Engine, rewrite_with
+from isoflop.corpus.rewrite.run import RewriteConfig
 from isoflop.corpus.rows import TextRow, row_from_fields
 from isoflop.corpus.shards import OutputConfig, Stage, write_stage
 
@@ -111,8 +115,8 @@ class CodeFilter(PoolStep):
 class Decontaminator(PoolStep):
     """The search for benchmark items."""
 
-    def __init__(self, benchmarks: list[str], config: DecontaminateConfig):
-        job = SearchJob(items=tuple(read_benchmarks(benchmarks)), config=config)
+    def __init__(self, items: list[BenchmarkItem], config: DecontaminateConfig):
+        job = SearchJob(items=tuple(items), config=config)
         super().__init__(DECONTAMINATE, job, config.limits)
 
     def judge(self, row: TextRow, changes: dict[str, Any]) -> TextRow:
@@ -138,9 +142,58 @@ class StageWriter(PipelineStep):  # type: ignore[misc]
         def rows_from(done: int) -> Iterator[TextRow]:
             return map(to_row, islice(data, done, None))
 
-        counts = write_stage(self._folder / f"rank-{rank:05d}", stage, rows_from)
+        counts = write_stage(rank_folder(self._folder, rank), stage, rows_from)
         self.stat_update("written", value=counts.num_read)
         return iter(())
+
+
+class HitsWriter(StageWriter):
+    """Decontaminated rows, and hits.jsonl beside them."""
+
+    def __init__(
+        self, folder: Path, stage: Stage, items: list[BenchmarkItem], config: DecontaminateConfig
+    ):
+        super().__init__(folder, stage)
+        self._items, self._config = items, config
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Write all; nothing is left for a next step."""
+        left = super().run(data, rank, world_size)
+        write_hits(rank_folder(self._folder, rank), self._items, self._config)
+        return left
+
+
+class RewriteStep(PipelineStep):  # type: ignore[misc]
+    """A rewriting, by a model or by rules, into a run folder of the rank's own."""
+
+    name = "isoflop rewrite"
+    type = "WRITER"
+
+    def __init__(self, folder: Path, config: RewriteConfig, engine: Engine):
+        super().__init__()
+        self._folder, self._config, self._engine = folder, config, engine
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Rewrite and write all; nothing is left for a next step.
+
+        Raises:
+            UserError: rows are without a reply; the task then counts as failed and may run again.
+        """
+        share = f"{self._config.input_digest} rank {rank} of {world_size}"
+        config = replace(self._config, input_digest=share)
+        out = rank_folder(self._folder, rank)
+        summary = asyncio.run(rewrite_with(map(to_row, data), out, config, self._engine, None))
+        counts = summary.counts
+        self.stat_update("kept", value=counts.kept)
+        self.stat_update("rejected", value=counts.rejected)
+        if counts.unanswered:
+            raise UserError(f"{out}: {counts.unanswered} texts without a reply: run the task again")
+        return iter(())
+
+
+def rank_folder(folder: Path, rank: int) -> Path:
+    """Where a rank writes."""
+    return folder / f"rank-{rank:05d}"
 
 
 def filter_pipeline(
@@ -170,14 +223,23 @@ def decontaminate_pipeline(
 ) -> list[PipelineStep]:
     """`isoflop corpus decontaminate` as steps."""
     config = config or DecontaminateConfig()
-    asked = SearchAsked(config=config, items=items_digest(read_benchmarks(benchmarks)))
+    items = read_benchmarks(benchmarks)
+    asked = SearchAsked(config=config, items=items_digest(items))
     stage = Stage(
         name=DECONTAMINATE,
         config=asked,
         input_digest=input_digest(source),
         output=output or OutputConfig(),
     )
-    return [CorpusReader(source), Decontaminator(benchmarks, config), StageWriter(folder, stage)]
+    writer = HitsWriter(folder, stage, items, config)
+    return [CorpusReader(source), Decontaminator(items, config), writer]
+
+
+def rewrite_pipeline(
+    source: CorpusInput, folder: Path, config: RewriteConfig, engine: Engine
+) -> list[PipelineStep]:
+    """`isoflop corpus rewrite` as steps. `config.limit` would be of each rank."""
+    return [CorpusReader(source), RewriteStep(folder, config, engine)]
 
 
 def local_executor(

@@ -271,8 +271,13 @@ def _write_shards(
             tell(done)
     finally:
         opened.close()
-    _seal(folder, number, output)
-    counts = [_read_counts(folder, shard) for shard in range(number + 1)]
+    if in_shard or not number:
+        _seal(folder, number, output)
+        number += 1
+    else:
+        # A run that was killed after its last shard left nothing to do but the sum.
+        _journal(folder, number).unlink()
+    counts = [_read_counts(folder, shard) for shard in range(number)]
     write_text(folder / SUMMARY, to_text(sum(counts, Counts())))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from isoflop.config import UserError
 from isoflop.corpus.config import StdlibSource
+from isoflop.corpus.filters.syntax import COMPILE_ERRORS
 from isoflop.corpus.formats import BadRecordError, printable, require_text, whole_file
 from isoflop.corpus.readers import Record
 from isoflop.corpus.seeds import stable_hash
@@ -20,10 +21,6 @@ from isoflop.records import Document, SetAside
 
 NOT_STANDARD = ("site-packages", "dist-packages", "__pycache__")
 """Folders below the library that belong to others."""
-
-COMPILE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
-"""All that compile() raises on hostile source: null bytes are a ValueError before Python 3.12,
-deep nesting a RecursionError or MemoryError."""
 
 
 def read_stdlib(source: StdlibSource, seed: int) -> Iterator[Record]:

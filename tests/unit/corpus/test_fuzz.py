@@ -28,3 +28,7 @@ def test_changed_programs_come_back_measured_or_with_a_reason(fuzz):
         lint=LintConfig(measure="none", threshold=None), limits=Limits(cpu_seconds=10.0)
     )
     assert fuzz.fuzz_filters(200, random.Random(2), config) == 0
+
+
+def test_changed_replies_are_parsed_or_have_their_reason(fuzz):
+    assert fuzz.fuzz_replies(400, random.Random(3)) == 0

@@ -103,6 +103,16 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path, form):
     assert begun == [0, 0, 1, 4, 6, 8], "each run begins with the first row that is not there"
 
 
+@pytest.mark.parametrize("count", [0, 3, 8])
+def test_a_run_stopped_before_its_sum_leaves_no_further_shard(tmp_path, count):
+    write(tmp_path / "whole", count)
+    write(tmp_path / "out", count)
+    (tmp_path / "out" / "summary.json").unlink()
+    rows = list(some_rows(count))
+    write_stage(tmp_path / "out", stage(), lambda done: rows[done:])
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("torn", [b"", b'{"text": "half', b'{"id": 1}', b"\0\0\0\n", b"[]\n"])
 def test_a_torn_last_line_is_cut(tmp_path, torn):
     write(tmp_path / "whole")

@@ -19,7 +19,7 @@ from isoflop.corpus.decontaminate.tokens import (
     plain_tokens,
     renamed_tokens,
 )
-from isoflop.corpus.minhash import band_keys, shingles
+from isoflop.corpus.minhash import SHINGLES_AT_ONCE, band_keys, shingles
 
 KINDS = ("exact", "ngram", "renamed", "minhash")
 """The surest first."""
@@ -165,8 +165,11 @@ def _similar_windows(
     grams = shingles(found.hashes, n)
     if not len(grams):
         return
-    values = grams[:, None] * index.functions[0] + index.functions[1]
-    small = (values >> np.uint64(32)).astype(np.uint32)
+    small = np.empty((len(grams), index.functions.shape[1]), dtype=np.uint32)
+    for start in range(0, len(grams), SHINGLES_AT_ONCE):
+        stop = start + SHINGLES_AT_ONCE
+        values = grams[start:stop, None] * index.functions[0] + index.functions[1]
+        small[start:stop] = values >> np.uint64(32)
     for window in WINDOW_CLASSES:
         table = index.bands.get(window)
         if table is None:

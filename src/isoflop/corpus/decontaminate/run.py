@@ -1,6 +1,6 @@
 """`isoflop corpus decontaminate` as one call: texts that hold benchmark items are rejected and shown."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -96,10 +96,15 @@ def decontaminate_corpus(
                 yield judged(row, changes.get("hits", []))
 
     counts = write_stage(folder, stage, rows_from, tell)
+    write_hits(folder, items, config)
+    return counts
+
+
+def write_hits(folder: Path, items: Sequence[BenchmarkItem], config: DecontaminateConfig) -> None:
+    """Leave the hits of a finished stage in its folder, unless they are there."""
     with locked(folder):
         if not (folder / HITS).exists():
             write_rows(folder / HITS, _all_hits(folder, BenchmarkIndex(items, config)))
-    return counts
 
 
 def items_too_short(benchmarks: list[str], config: DecontaminateConfig) -> dict[str, int]:

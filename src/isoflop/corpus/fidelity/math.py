@@ -16,8 +16,13 @@ from isoflop.graders.final_answer import MARKS, STATEMENT_CHARACTERS
 
 _BOXED = re.compile(r"\\boxed\s*\{")
 _MARK = re.compile("|".join(re.escape(mark) for mark in MARKS), re.IGNORECASE)
+MOST_FORMULA_CHARACTERS = 5_000
+"""Longer ones are two dollar signs far apart."""
+
+_INSIDE = f".{{1,{MOST_FORMULA_CHARACTERS}}}?"
 _FORMULA = re.compile(
-    r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|\\begin\{(?P<name>[a-z]+\*?)\}.+?\\end\{(?P=name)\}|\$[^$\n]+\$",
+    rf"\$\${_INSIDE}\$\$|\\\[{_INSIDE}\\\]|\\\({_INSIDE}\\\)"
+    rf"|\\begin\{{(?P<name>[a-z]+\*?)\}}{_INSIDE}\\end\{{(?P=name)\}}|\$[^$\n]+\$",
     re.S,
 )
 _LINK = re.compile(r"\[\\\[link\\\]\]")
@@ -29,9 +34,6 @@ _SPACE = re.compile(r"\s+")
 
 MOST_MARKED_CHARACTERS = 30
 """Of an answer after a mark: a number with a unit. Longer lines are headings and sentences. Chosen."""
-
-MOST_FORMULA_CHARACTERS = 5_000
-"""Longer ones are two dollar signs far apart."""
 
 
 def compare_page(pair: Pair) -> FidelityRow:

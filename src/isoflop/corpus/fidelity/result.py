@@ -82,10 +82,14 @@ class FidelitySummary:
     formulas_lost: int
 
 
+_NUMBERS = ("texts_with_renamed", "texts_with_missing", "renamed_functions", "missing_functions", "formulas",
+            "formulas_lost")  # fmt: skip
+
+
 def summarise(rows: Iterable[FidelityRow]) -> FidelitySummary:
     """Sums and rates; memory does not grow with the rows."""
     texts, functions, changed, programs = _Tally(), _Tally(), _Tally(), _Tally()
-    numbers: Counter[str] = Counter()
+    numbers: Counter[str] = Counter(dict.fromkeys(_NUMBERS, 0))
     for row in rows:
         texts.add(row.verdict, row.reason, _kinds(row))
         for function in row.functions:

@@ -6,6 +6,9 @@ at once, is a stretch of p equal pairs (j, j + p). Such a stretch holds a multip
 least half of it lies on one side of k p. So for every p and k two hashes are compared; the few
 that agree are looked at character by character. Summed over p that is n / p pairs: n log n in all.
 After Main and Lorentz 1984, "An O(n log n) algorithm for finding all repetitions in a string".
+
+In most texts few p are possible, which is found out first: of a repeated block all but the last
+`floor - 1` places begin `floor` characters that stand again p places on.
 """
 
 from collections.abc import Iterator
@@ -22,6 +25,9 @@ _BASE = 1_000_003 % _PRIME
 PAIRS_AT_ONCE = 1 << 18
 """Pairs compared in one go, so that memory stays flat: a few MB. Chosen."""
 
+MOST_REPEATS = 64
+"""Where some `floor` characters stand more often than this, every p is tried. Chosen."""
+
 Array = npt.NDArray[np.int64]
 
 
@@ -37,7 +43,7 @@ def longest_repeat(text: str, floor: int = REPEAT_FLOOR_CHARACTERS) -> int:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     hashes, powers = _prefix_hashes(codes)
     longest = 0
-    for periods, anchors in _pairs(n, floor):
+    for periods, anchors in _pairs(n, _possible_periods(hashes, powers, floor)):
         half = (periods + 1) // 2
         found = _equal(hashes, powers, anchors, anchors + periods, half)
         found |= _equal(hashes, powers, anchors - half, anchors + periods - half, half)
@@ -48,17 +54,34 @@ def longest_repeat(text: str, floor: int = REPEAT_FLOOR_CHARACTERS) -> int:
     return longest
 
 
-def _pairs(n: int, floor: int) -> Iterator[tuple[Array, Array]]:
-    """All (p, k p) with floor <= p and k p + p <= n, in pieces."""
-    low = floor
-    while low <= n // 2:
-        # Every p in [low, high) has at most n // low anchors.
-        high = min(n // 2 + 1, low + max(1, PAIRS_AT_ONCE * low // n))
-        periods = np.arange(low, high, dtype=np.int64)
-        anchors = np.outer(periods, np.arange(n // low, dtype=np.int64))
+def _possible_periods(hashes: Array, powers: Array, floor: int) -> Array:
+    """All p, ascending, for which enough stretches of `floor` characters stand again p places on."""
+    n = len(hashes) - 1
+    every = np.arange(floor, n // 2 + 1, dtype=np.int64)
+    # Each hash times the power that makes it independent of its place.
+    stretches = (hashes[floor:] - hashes[:-floor]) % _PRIME * powers[n - floor :: -1] % _PRIME
+    order = np.argsort(stretches, kind="stable")
+    ordered = stretches[order]
+    counts = np.zeros(n, dtype=np.int64)
+    for lag in range(1, min(MOST_REPEATS, len(ordered)) + 1):
+        same = ordered[lag:] == ordered[:-lag]
+        if not same.any():
+            return every[counts[every] >= every - floor + 1]
+        counts += np.bincount((order[lag:] - order[:-lag])[same], minlength=n)
+    return every
+
+
+def _pairs(n: int, wanted: Array) -> Iterator[tuple[Array, Array]]:
+    """All (p, k p) with p wanted and k p + p <= n, in pieces."""
+    first = 0
+    while first < len(wanted):
+        # Every p from here on has at most so many anchors.
+        most = n // int(wanted[first])
+        periods = wanted[first : first + max(1, PAIRS_AT_ONCE // most)]
+        anchors = np.outer(periods, np.arange(most, dtype=np.int64))
         inside = anchors + periods[:, None] <= n
         yield np.broadcast_to(periods[:, None], anchors.shape)[inside], anchors[inside]
-        low = high
+        first += len(periods)
 
 
 def _prefix_hashes(codes: npt.NDArray[np.uint32]) -> tuple[Array, Array]:

@@ -33,6 +33,8 @@ def request_body(request: Request) -> dict[str, Any]:
 def read_reply(body: bytes) -> Reply:
     """The reply in the body of a response with status 200.
 
+    JSON can hold half of a surrogate pair, which no file in UTF-8 can: it is read as U+FFFD.
+
     Raises:
         NoReply: malformed JSON, another schema, or no choices.
     """
@@ -53,7 +55,7 @@ def read_reply(body: bytes) -> Reply:
         raise NoReply(Reason.OTHER_SCHEMA, f"content or finish_reason is no text: {_quoted(body)}")
     served = data.get("model")
     return Reply(
-        text=content or "",
+        text=_whole_characters(content or ""),
         finish=finish,
         prompt_tokens=_tokens(data, "prompt_tokens"),
         completion_tokens=_tokens(data, "completion_tokens"),
@@ -88,6 +90,10 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
         except (ValueError, TypeError, OverflowError):
             return None
     return max(0.0, seconds) if seconds == seconds else None
+
+
+def _whole_characters(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _tokens(data: dict[str, Any], name: str) -> int | None:

@@ -15,8 +15,9 @@ MOST_ENDS_TRIED = 16
 TAB_COLUMNS = 4
 """CommonMark 0.31, section 2.2."""
 
-_FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<marks>`{3,}|~{3,})[ \t]*(?P<language>[^`\r\n]*)$")
-_ONE_LINE = re.compile(r"^[ \t]*```(?P<language>\w*)[ \t]+(?P<content>[^`\r\n]+?)[ \t]*```[ \t]*$")
+_FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<marks>`{3,}|~{3,})(?P<language>[^`\r\n]*)$")
+_ONE_LINE = re.compile(r"```(?P<language>\w*)[ \t](?P<content>[^`\r\n]+)```")
+"""Of a line without white space at its ends."""
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]*(?P<title>[^#\s].*)$")
 _BOLD_HEADING = re.compile(r"^ {0,3}\*\*(?P<title>[^*\r\n]{1,80})\*\*(?P<rest>.*)$")
 
@@ -100,10 +101,10 @@ def heading_of(line: str) -> str | None:
 def _block_at(lines: list[str], start: int, is_whole: IsWhole | None) -> tuple[Block | None, int]:
     """The block that opens at a line, and the first line after it."""
     line = lines[start]
-    single = _ONE_LINE.match(line)
-    if single is not None:
+    single = _ONE_LINE.fullmatch(line.strip(" \t"))
+    if single is not None and single["content"].strip():
         language = single["language"].lower()
-        content = single["content"] + "\n"
+        content = single["content"].strip(" \t") + "\n"
         return Block(language=language, content=content, closed=True, line=start), start + 1
     opening = _FENCE.match(line)
     if opening is None:

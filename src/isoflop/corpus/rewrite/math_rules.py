@@ -23,15 +23,15 @@ RULES_VERSION = "1"
 """Changed with any rule, so that folders of other rules are not taken for these."""
 
 _SITE = re.compile(
-    r"\s+[-\u2013\u2014|\u00b7]\s+(?:[\w.,' ]{1,40} )?(?:Stack Exchange|MathOverflow|Cross Validated"
+    r"(?<!\s)\s+[-\u2013\u2014|\u00b7]\s+(?:[\w.,' ]{1,40} )?(?:Stack Exchange|MathOverflow|Cross Validated"
     r"|documentation|Wikipedia(?:, the free encyclopedia)?|PlanetMath|Wolfram MathWorld)$"
 )
-_SIGNATURE = re.compile(rf"\s*(?:-|\u2013|\u2014) {USER} {DATE}{TIME}$")
+_SIGNATURE = re.compile(rf"(?<!\s)\s*(?:-|\u2013|\u2014) {USER} {DATE}{TIME}$")
 _COMMENT_VOTES = re.compile(r"^\d{1,4} {2,}(?=\S)")
 _PERMALINK = re.compile(r"(?<=\S)\u00b6$")
 _HASH_PERMALINK = re.compile(r"(?<=[\w).!?:\]'\u2019\u201d])#$")
 _SOURCE_LINK = re.compile(r"\s?\[source\]")
-_HEADING_ID = re.compile(r"\s*\{#[\w-]+\}$")
+_HEADING_ID = re.compile(r"(?<!\s)\s*\{#[\w-]+\}$")
 _LINK_TARGET = re.compile(r"\[\\?\[link\\?\]\]\(#[\w-]+\)")
 _IMAGE_TAIL = re.compile(r"""^(\[image: .*\])"\)$""")
 _BLANK_LINES = re.compile(r"\n{3,}")

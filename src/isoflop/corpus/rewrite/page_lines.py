@@ -38,7 +38,7 @@ _THREAD = re.compile(rf"(?:Asked|Viewed|Active|Modified|Edited) {DATE}{TIME}$")
 _SIGNED = re.compile(
     rf"(?:asked|answered|edited|modified|closed|migrated) {DATE}{TIME}(?: +{USER})?$"
 )
-_COMMENT_END = re.compile(rf"(?:^|\s*)(?:-|\u2013|\u2014) {USER} {DATE}{TIME}$")
+_COMMENT_END = re.compile(rf"(?:-|\u2013|\u2014) {USER} {DATE}{TIME}$")
 _COUNT = re.compile(r"\d{1,4} Answers?$|Answers?$|\d+ Comments?$", re.IGNORECASE)
 _VOTES = re.compile(r"-?\d{1,5}$")
 _TAGS = re.compile(r"[a-z][a-z0-9.+#-]*(?: {2,}[a-z0-9][a-z0-9.+#-]*)*$")

@@ -3,24 +3,9 @@
 import ast
 import warnings
 
-from isoflop.corpus.stdlib import COMPILE_ERRORS
+from isoflop.corpus.filters.syntax import COMPILE_ERRORS, syntax_error
 
-
-def syntax_error(source: str) -> str | None:
-    """What is wrong with the source, in one line; None: it compiles.
-
-    >>> syntax_error("print(1)"), syntax_error("print 1")[:11]
-    (None, 'SyntaxError')
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(source, "<text>", "exec", dont_inherit=True)
-    except COMPILE_ERRORS as error:
-        words = error.msg if isinstance(error, SyntaxError) else str(error)
-        where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-        return f"{type(error).__name__}: {words}{where}"
-    return None
+__all__ = ["has_statements", "is_python", "syntax_error", "tree_of"]
 
 
 def tree_of(source: str) -> ast.Module | None:
@@ -28,7 +13,7 @@ def tree_of(source: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ast.parse(source)
+            return ast.parse(source.removeprefix("\ufeff"))
     except COMPILE_ERRORS:
         return None
 

@@ -11,7 +11,9 @@ DETAIL_CHARACTERS = 120
 _THINKING = "(?:think|thinking|thought|reasoning)"
 _OPENED = re.compile(rf"\s*<{_THINKING}>", re.IGNORECASE)
 _CLOSED = re.compile(rf"</{_THINKING}>", re.IGNORECASE)
-_LAST_TOKENS = re.compile(r"(?:<\|[A-Za-z_]{1,40}\|>|</s>|<end_of_turn>|\s)+\Z")
+_LAST_TOKEN = re.compile(r"(?:<\|[A-Za-z_]{1,40}\|>|</s>|<end_of_turn>)\Z")
+LAST_TOKEN_CHARACTERS = 44
+"""Of the longest that `_LAST_TOKEN` knows."""
 _DECLINES = re.compile(
     r"\s*(?:I(?:'|\u2019)m sorry|I am sorry|Sorry,|I apologi[sz]e|I can(?:no|')t |I cannot |I am unable"
     r"|I(?:'|\u2019)m unable|As an AI)",
@@ -57,10 +59,18 @@ def without_thinking(reply: str, *, complete: bool) -> str | Unusable:
     elif opened is not None:
         reason = Reason.UNCLOSED_THINKING if complete else Reason.TRUNCATED
         return Unusable(reason=reason, detail=quoted(reply))
-    reply = _LAST_TOKENS.sub("", reply)
+    reply = _without_last_tokens(reply)
     if not reply.strip():
         reason = Reason.EMPTY_REPLY if complete else Reason.TRUNCATED
         return Unusable(reason=reason, detail="nothing but thinking or white space")
+    return reply
+
+
+def _without_last_tokens(reply: str) -> str:
+    """The reply without white space and a template's tokens at its end."""
+    reply = reply.rstrip()
+    while match := _LAST_TOKEN.search(reply, max(0, len(reply) - LAST_TOKEN_CHARACTERS)):
+        reply = reply[: match.start()].rstrip()
     return reply
 
 

@@ -26,22 +26,21 @@ MATH_V2_SECTIONS = ("problem", "approach", "solution", "verification")
 """Headings that the prompt `math_v2.md` asks for; the last may be missing."""
 
 _FRAME_FIRST = re.compile(
-    r"\s*(?:sure|certainly|of course|okay|ok|absolutely)?[!,.]?\s*(?:here(?:'|\u2019)?s|here is|here are"
-    r"|below is|the following is|this is)\b[^\n]{0,160}"
-    r"(?:text|page|version|problem|solution|translation|answer|content|rewrite)[^\n]{0,80}:\s*\n",
+    r"(?:(?:sure|certainly|of course|okay|ok|absolutely)[!,.]?\s*|[!,.]\s*)?(?:here(?:'|\u2019)?s|here is"
+    r"|here are|below is|the following is|this is)\b[^\n]{0,160}?"
+    r"(?:text|page|version|problem|solution|translation|answer|content|rewrite)[^\n]{0,80}:[ \t\r]*\n",
     re.IGNORECASE,
 )
 _FRAME_LAST = re.compile(
-    r"\n\s*(?:i hope (?:this|that)|let me know|please let me know|feel free|if you (?:have|need|would like)"
-    r"|is there anything)\b[^\n]{0,300}\s*\Z",
+    r"\n[ \t]*(?:i hope (?:this|that)|let me know|please let me know|feel free"
+    r"|if you (?:have|need|would like)|is there anything)\b[^\n]{0,300}\Z",
     re.IGNORECASE,
 )
-_WRAPPED = re.compile(
-    r"\s*```(?:markdown|md|text|latex|tex)?[ \t]*\n(?P<content>.*)\n```\s*\Z", re.S
-)
-_FINAL_ANSWER = re.compile(r"\\boxed\s*\{|^\s*####\s*\S", re.M)
+_WRAPPED = re.compile(r"```(?:markdown|md|text|latex|tex)?[ \t]*\n(?P<content>.*)\n```\Z", re.S)
+"""These three are asked of a text without white space at its ends."""
+_FINAL_ANSWER = re.compile(r"\\boxed\s{0,9}\{|^[ \t]*####[ \t]*\S", re.M)
 _LABEL = re.compile(
-    r"\s*(?:[*_#]{0,3})(?:question|instruction|user|task|prompt)(?:[*_]{0,2})\s*:(?:[*_]{0,2})\s*",
+    r"(?:[*_#]{0,3})[ \t]?(?:question|instruction|user|task|prompt)(?:[*_]{0,2})\s*:(?:[*_]{0,2})\s*",
     re.IGNORECASE,
 )
 
@@ -93,7 +92,7 @@ def parse_question(reply: str, *, complete: bool) -> Parsed | Unusable:
     if isinstance(parsed, Unusable):
         return parsed
     assert parsed.text is not None
-    text = _LABEL.sub("", parsed.text, count=1).strip()
+    text = _without_first(_LABEL, parsed.text.strip()).strip()
     question = re.split(r"\n\s*\n", text, maxsplit=1)[0].strip().strip('"').strip()
     return _question(question)
 
@@ -125,13 +124,19 @@ def without_frame(text: str) -> str:
     >>> without_frame("Sure! Here is the rewritten text:\\n\\n1 + 1 = 2\\n\\nI hope this helps!")
     '1 + 1 = 2'
     """
-    text = _FRAME_FIRST.sub("", text, count=1)
-    text = _FRAME_LAST.sub("", text, count=1)
+    text = _without_first(_FRAME_FIRST, text.strip())
+    text = _FRAME_LAST.sub("", text, count=1).strip()
     wrapped = _WRAPPED.match(text)
     # Two blocks side by side also begin and end with a fence.
     if wrapped is not None and "```" not in wrapped["content"]:
         text = wrapped["content"]
     return text.strip()
+
+
+def _without_first(pattern: re.Pattern[str], text: str) -> str:
+    """The text without what fits the pattern at its beginning."""
+    match = pattern.match(text)
+    return text if match is None else text[match.end() :]
 
 
 def _question(question: str) -> Parsed | Unusable:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isoflop.corpus.fidelity import Pair, compare_page, wilson
+from isoflop.corpus.fidelity import Pair, compare_page, summarise, wilson
 from isoflop.corpus.fidelity.arguments import CALLS, calls_for
 from isoflop.corpus.fidelity.functions import functions_of, match_functions
 from isoflop.corpus.fidelity.inside import MARK, encode
@@ -226,3 +226,8 @@ def test_lost_formulas_are_counted():
     found = page(text, r"$a$ and \[ d \]")
     assert (found.formulas, found.formulas_lost) == (6, 3)
     assert page(text, text).formulas_lost == 0
+
+
+def test_nothing_to_compare_is_no_share():
+    summary = summarise([])
+    assert (summary.texts.kept.share, summary.formulas, summary.missing_functions) == (None, 0, 0)

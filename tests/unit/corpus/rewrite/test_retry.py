@@ -142,6 +142,11 @@ def test_a_body_that_is_no_completion_has_its_reason(body, reason):
     assert caught.value.reason is reason
 
 
+def test_half_a_surrogate_pair_can_be_written_to_a_file():
+    body = rb'{"choices": [{"message": {"content": "a \ud83d b \ud83d\ude42"}, "finish_reason": "stop"}]}'
+    assert read_reply(body).text == "a \N{REPLACEMENT CHARACTER} b \N{SLIGHTLY SMILING FACE}"
+
+
 def test_tokens_that_nobody_counted_are_none_and_not_zero():
     head = b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]'
     for tail in (

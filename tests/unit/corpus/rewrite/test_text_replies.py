@@ -27,6 +27,8 @@ PAGE = "**Question.** What is 2 + 2?\n\n**Solution.** 2 + 2 = 4.\n\n#### 4"
         (f"```markdown\n{PAGE}\n```", PAGE),
         ("This is a triangle: it has three sides.", "This is a triangle: it has three sides."),
         ("Here is a proof.\nIt is short.", "Here is a proof.\nIt is short."),
+        # The page's own words further down are no frame.
+        ("Let x = 1.\nHere is the solution:\nx = 1", "Let x = 1.\nHere is the solution:\nx = 1"),
         ("```\na\n```\nand\n```\nb\n```", "```\na\n```\nand\n```\nb\n```"),
     ],
 )
@@ -90,6 +92,11 @@ def test_a_question_is_one_paragraph_without_its_label():
         bad = parse_question(reply, complete=True)
         assert isinstance(bad, Unusable)
         assert bad.reason is reason
+
+
+def test_a_label_inside_a_question_is_no_label():
+    found = parse_question("How do I parse the line `question: x` in Python?", complete=True)
+    assert found.question == "How do I parse the line `question: x` in Python?"
 
 
 def test_a_stub_is_a_function_with_a_docstring():
