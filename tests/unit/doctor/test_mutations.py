@@ -286,6 +286,17 @@ def half_a_gradient(patch: Patch) -> None:
     replace_experts(patch, "padded", make)
 
 
+def half_a_bfloat16_gradient(patch: Patch) -> None:
+    """Of compiled kernels alone, and in bfloat16 alone: no law in float32 can see it."""
+
+    def swiglu(gate_up):
+        if gate_up.dtype == torch.bfloat16:
+            gate_up = gate_up / 2 + gate_up.detach() / 2
+        return ops.TORCH_OPS.swiglu(gate_up)
+
+    patch.setattr(ops, "NATIVE_OPS", dataclasses.replace(ops.NATIVE_OPS, swiglu=swiglu))
+
+
 def saved_as_zeros(patch: Patch) -> None:
     original = checkpoint.save_tensors
 
@@ -360,6 +371,7 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "padding-side-does-not-matter": attention_into_padding,
     "cache-equals-full-pass": cache_off_by_one,
     "expert-implementations-agree": half_a_gradient,
+    "bfloat16-is-near-float32": half_a_bfloat16_gradient,
     "save-and-load": saved_as_zeros,
     "conversion-keeps-logits": gate_and_up_swapped,
     "resume": moments_lost,
@@ -379,6 +391,23 @@ def test_a_planted_bug_breaks_its_law(law: Law, monkeypatch):
     row = judge(law, ours(), 0)
     assert row.verdict == "fail", row
     assert row.law == law.name
+
+
+def test_products_that_lose_bits_in_bfloat16_are_seen(monkeypatch):
+    """As a wrong rounding of a compiler's or processor's own would."""
+
+    def make(original):
+        def experts(x, *rest):
+            kept = (
+                (x.view(torch.int16) & -16).view(torch.bfloat16) if x.dtype == torch.bfloat16 else x
+            )
+            return original(x + (kept - x).detach(), *rest)
+
+        return experts
+
+    replace_experts(monkeypatch, "padded", make)
+    assert judge(BY_NAME["expert-implementations-agree"], ours(), 0).verdict == "pass"
+    assert judge(BY_NAME["bfloat16-is-near-float32"], ours(), 0).verdict == "fail"
 
 
 def test_gradients_that_grew_are_not_hidden_by_a_loss_of_the_right_value(monkeypatch):
