@@ -156,8 +156,8 @@ def page(rows: dict[str, list[LawRow]], seed: int, day: str) -> str:
         "",
         f"`python benchmarks/doctor_on_transformers.py --seed {seed}`, {day}; isoflop {__version__}, "
         f"transformers {transformers.__version__}, torch {torch.__version__}, Python "
-        f"{platform.python_version()}, float32 on a CPU. All rows: rows.json. On a model of yours: "
-        "`isoflop doctor PATH`.",
+        f"{platform.python_version()}, float32 on a CPU unless a law says bfloat16. "
+        "All rows: rows.json. On a model of yours: `isoflop doctor PATH`.",
         "",
         "| law | " + " | ".join(rows) + " |",
         "| --- |" + " --- |" * len(rows),
@@ -190,8 +190,11 @@ def notes(found: dict[str, LawRow]) -> list[str]:
 
 LIMITS = (
     "Random weights and short sequences on one CPU: a law that passes here may break in another type, "
-    "on another device or in another version. A training step of a transformers model is what its "
-    "`Trainer` does with it, re-done here by its arithmetic; users of other trainers meet the model's "
+    "on another device or in another version. `ranks-keep-balance` on ours judges `balance_loss` with "
+    "everyone's counts in a step that exists in the doctor alone (`doctor/own.py`): our trainer is one "
+    "process, so no trainer of ours is judged by it. `bfloat16-is-near-float32` says nothing of "
+    "transformers' models, whose weights are rounded too. A training step of a transformers model is what "
+    "its `Trainer` does with it, re-done here by its arithmetic; users of other trainers meet the model's "
     "part only (the first five of the broken laws). `resume` on theirs covers weights and AdamW, not "
     "the `Trainer`'s data position. That a law is broken does not say that somebody erred: the "
     "Switch paper itself asks for balance on each device's own tokens, and bfloat16 routers are common."

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from isoflop.doctor.compare import apart, largest, relative_difference
+from isoflop.doctor.compare import Named, apart, largest, relative_difference
 from isoflop.doctor.law import Law, Measurement
 from isoflop.doctor.probe import different_tokens, random_tokens
 from isoflop.doctor.subject import NotApplicableError, Step, Subject
@@ -82,6 +82,37 @@ def _experts(subject: Subject, seed: int) -> Measurement:
     return Measurement(value=worst, expected=0.0, note=f"{', '.join(names[1:])} against {names[0]}")
 
 
+def _bfloat16(subject: Subject, seed: int) -> Measurement:
+    """Largest distance from float32 of a way's bfloat16 logits or gradients, over the loop's own.
+
+    Every token goes to its float32 experts: a rounded router that sends one elsewhere would hide
+    what the products do.
+    """
+    names = subject.bfloat16_implementations()
+    if len(names) < 2:
+        raise NotApplicableError("there is one way to compute the model in bfloat16")
+    tokens = random_tokens(subject, seed, extra=1)
+    with subject.experts_as(names[0]):
+        exact = _logits_and_gradients(subject, tokens)
+        choices = subject.choices(tokens[:, :-1])
+    distances = []
+    for name in names:
+        with subject.bfloat16_as(name, choices):
+            found = _logits_and_gradients(subject, tokens)
+        distances.append([relative_difference(*pair) for pair in zip(found, exact, strict=True)])
+    loop, *others = distances
+    ratios = [largest(*(own / base for own, base in zip(o, loop, strict=True))) for o in others]
+    note = (
+        f"{', '.join(names[1:])}; {names[0]} is {loop[0]:.2g} (logits) and {loop[1]:.2g} (gradients) "
+        "from float32"
+    )
+    return Measurement(value=largest(*ratios), expected=1.0, note=note)
+
+
+def _logits_and_gradients(subject: Subject, tokens: Tensor) -> tuple[Named, Named]:
+    return {"logits": subject.logits(tokens[:, :-1])}, subject.step(tokens, Step()).gradients
+
+
 def _gradients_by_position(subject: Subject, seed: int) -> list[tuple[int, Tensor]]:
     """Every position, with the gradient of a random mix of its logits by all embeddings."""
     tokens = different_tokens(subject, seed)
@@ -148,6 +179,16 @@ FORWARD_LAWS = (
         catches="linkedin/Liger-Kernel PR#1413: a fused backward was half wrong, its forward right",
         trains=True,
         check=_experts,
+    ),
+    Law(
+        name="bfloat16-is-near-float32",
+        meaning="With bfloat16 products every way to compute the model is as near to float32 as the "
+        "plain loop in PyTorch, in logits and gradients.",
+        unit="times the loop's rounding",
+        tolerance=1.0,
+        catches="linkedin/Liger-Kernel PR#1413: a fused backward was half wrong, its forward right",
+        trains=True,
+        check=_bfloat16,
     ),
 )
 """In the order of the report."""

@@ -11,7 +11,7 @@ import copy
 import inspect
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,14 @@ class HuggingFaceSubject:
             yield
         finally:
             self._model.set_experts_implementation(before)
+
+    def bfloat16_implementations(self) -> tuple[str, ...]:
+        """None: in bfloat16 their weights are rounded too, and that is another model."""
+        raise NotApplicableError("transformers rounds the weights themselves to bfloat16")
+
+    def bfloat16_as(self, name: str, choices: list[Choices]) -> AbstractContextManager[None]:
+        """See `bfloat16_implementations`."""
+        raise NotApplicableError("transformers rounds the weights themselves to bfloat16")
 
     @torch.no_grad()
     def bfloat16_choices(self, tokens: Tensor) -> list[Choices]:

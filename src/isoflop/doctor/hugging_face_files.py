@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isoflop.config import UserError
-from isoflop.model.huggingface.files import open_tensors
+from isoflop.model.huggingface.files import READ_CODES, open_tensors
 from isoflop.model.huggingface.package import import_transformers
 from isoflop.records import read_json
 
@@ -89,8 +89,15 @@ def open_model(folder: Path, device: str) -> Any:
     transformers = import_transformers()
     config = open_config(folder)
     # Before transformers reads them: its own message for a file cut short names no file.
-    with open_tensors(folder):
-        pass
+    with open_tensors(folder) as files:
+        for name in sorted(files.names):
+            # It would turn a quantised tensor into other weights without a word.
+            code = files.slice(name).get_dtype()
+            if code not in READ_CODES:
+                raise UserError(
+                    f"{files.file(name)}: {name} is of type {code}; only {', '.join(READ_CODES)} are "
+                    "examined, so save it again unquantised in one of them"
+                )
     with quiet_transformers():
         try:
             model, found = transformers.AutoModelForCausalLM.from_pretrained(
@@ -103,7 +110,7 @@ def open_model(folder: Path, device: str) -> Any:
                 # Reported below by name; transformers' own error points at its log.
                 ignore_mismatched_sizes=True,
             )
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
+        except (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, KeyError) as error:
             raise UserError(
                 f"{folder}: transformers {transformers.__version__} does not open it as a causal "
                 f"language model: {_short(error)}"

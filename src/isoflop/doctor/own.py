@@ -173,11 +173,29 @@ class OwnSubject:
         finally:
             self._decoder = before
 
+    def bfloat16_implementations(self) -> tuple[str, ...]:
+        """Grouped products take fewer widths in bfloat16, so fewer pairs may run."""
+        names = []
+        for name in self.experts_implementations():
+            with self.bfloat16_as(name, []):
+                names += [name] if _runs(self._decoder) else []
+        return tuple(names)
+
+    @contextmanager
+    def bfloat16_as(self, name: str, choices: list[Choices]) -> Iterator[None]:
+        """As a run of precision bfloat16; with no choices the router's own."""
+        with self.experts_as(name):
+            # Built anew for a while, so nothing needs to be put back.
+            self._decoder.compute_dtype = torch.bfloat16
+            for moe, layer in zip(self._moes(), choices, strict=False):
+                route = _sending(moe.ops.route_tokens, layer.experts)
+                moe.ops = dataclasses.replace(moe.ops, route_tokens=route)
+            yield
+
     def bfloat16_choices(self, tokens: Tensor) -> list[Choices]:
         """As a run of precision bfloat16: weights stay float32, products do not."""
         # Padded, since grouped products in bfloat16 take fewer widths; the router is the same.
-        with self.experts_as("padded/auto"):
-            self._decoder.compute_dtype = torch.bfloat16
+        with self.bfloat16_as("padded/auto", []):
             return self.choices(tokens)
 
     def save(self, folder: Path) -> None:
@@ -236,7 +254,11 @@ class OwnSubject:
         return OwnSubject(Transformer(small).to(self._device()), self.name, stands_for)
 
     def _step_of_ranks(self, tokens: Tensor, how: Step) -> tuple[float, Tensor]:
-        """Each rank's loss on its share of the batch with everyone's counts; gradients averaged."""
+        """Each rank's loss on its share of the batch with everyone's counts; gradients averaged.
+
+        The doctor's own: `train` is one process, so this judges the balance loss over many, not a
+        trainer.
+        """
         model = self._decoder
         model.zero_grad(set_to_none=True)
         config = _train_config(len(tokens), tokens.shape[1] - 1, how)
@@ -306,6 +328,16 @@ class _RouterTape:
             return routing, statistics
 
         return listening
+
+
+def _sending(route_tokens: RouteTokens, experts: Tensor) -> RouteTokens:
+    """The same router, whose tokens go to these experts."""
+
+    def sending(*given: Any) -> tuple[Routing, RouterStatistics]:
+        # The last says where tokens go; None: where the router chooses.
+        return route_tokens(*given[:5], experts)
+
+    return sending
 
 
 def _runs(model: Transformer) -> bool:

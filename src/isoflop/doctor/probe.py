@@ -39,6 +39,10 @@ PREFERENCE_LOGIT = 0.5
 """Logit of preferred experts, and minus that of the others: small enough that the softmax has a
 slope, large enough that no rounding changes a choice."""
 
+LEAST_GAP = 1e-5
+"""Between the last chosen and the best rejected logit of a token; chosen ten times the rounding of a
+float32 logit near 10, so that model and definition choose alike."""
+
 DIRECTIONS = 3
 """Coordinates of a forced router's input: two of the circle, one of the lift."""
 
@@ -66,6 +70,25 @@ class Design:
 
     weight: Float[Tensor, "experts d_model"]
     inputs: tuple[Float[Tensor, "tokens d_model"], ...]
+    top_k: int
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            NotApplicableError: rounding could decide which experts are chosen.
+        """
+        if self.gap() < LEAST_GAP:
+            raise NotApplicableError(
+                f"logits of {len(self.weight)} experts differ by {self.gap():.2g} only: rounding "
+                "could choose"
+            )
+
+    def gap(self) -> float:
+        """Least distance of any token's k-th best logit from the next; infinite if all are chosen."""
+        if self.top_k == len(self.weight):
+            return math.inf
+        best = (logits.topk(self.top_k + 1, dim=-1).values for logits in self.logits())
+        return min((values[:, -2] - values[:, -1]).min().item() for values in best)
 
     def logits(self) -> list[Float[Tensor, "tokens experts"]]:
         """What a router without fault computes from them, in float64."""
@@ -85,35 +108,43 @@ def circle_design(
     *,
     lifts: list[Float[Tensor, " tokens"]],
     lifted: Float[Tensor, " experts"] | None = None,
-    rounds: int = 1,
+    places: int | None = None,
+    neighbours: int | None = None,
 ) -> Design:
-    """Experts on a circle that is walked `rounds` times; token t stands among k neighbours.
+    """Experts on a circle; token t stands in the middle of some neighbours.
 
     With no lift every expert is chosen equally often and equally probable.
 
     Args:
         lifts: For each layer the lift that each token gives.
-        lifted: How much of a lift each expert has: 1 to come first, -1 to come last.
+        lifted: How much of a lift each expert has: 1 to come first, -1 to come last; 0 stands in the
+            circle's centre, whose logit is 0 for every token.
+        places: On the circle, by default one for each expert; with fewer it is walked again.
+        neighbours: Among which a token stands, by default k.
 
     Raises:
         NotApplicableError: the model is too narrow for three directions.
     """
     if shape.d_model < DIRECTIONS:
         raise NotApplicableError(f"d_model={shape.d_model} leaves no room to force a router")
-    step = 2 * math.pi * rounds / shape.num_experts
+    places = shape.num_experts if places is None else places
+    neighbours = shape.top_k if neighbours is None else neighbours
+    step = 2 * math.pi / places
     angles = step * torch.arange(shape.num_experts, dtype=torch.float64)
-    # In the middle of k neighbours: the next expert on each side is a whole half-step further off.
-    places = step * (torch.arange(num_tokens, dtype=torch.float64) + (shape.top_k - 1) / 2)
+    # In the middle of neighbours: the next expert on each side is a whole half-step further off.
+    stands = step * (torch.arange(num_tokens, dtype=torch.float64) + (neighbours - 1) / 2)
     weight = torch.zeros(shape.num_experts, shape.d_model, dtype=torch.float64)
     weight[:, 0], weight[:, 1] = angles.cos(), angles.sin()
-    weight[:, 2] = 0.0 if lifted is None else lifted.double()
+    if lifted is not None:
+        weight[:, 2] = lifted.double()
+        weight[lifted == 0] = 0.0
     inputs = []
     for lift in lifts:
         layer = torch.zeros(num_tokens, shape.d_model, dtype=torch.float64)
-        layer[:, 0], layer[:, 1] = CIRCLE_LOGIT * places.cos(), CIRCLE_LOGIT * places.sin()
+        layer[:, 0], layer[:, 1] = CIRCLE_LOGIT * stands.cos(), CIRCLE_LOGIT * stands.sin()
         layer[:, 2] = lift.double()
         inputs.append(layer.float())
-    return Design(weight=weight.float(), inputs=tuple(inputs))
+    return Design(weight=weight.float(), inputs=tuple(inputs), top_k=shape.top_k)
 
 
 def even_design(shape: Shape, num_tokens: int) -> Design:
@@ -124,15 +155,20 @@ def even_design(shape: Shape, num_tokens: int) -> Design:
 def opposed_design(shape: Shape, num_tokens: int) -> Design:
     """Even layers prefer one half of the experts, odd layers the other half, evenly within.
 
-    All layers taken together use every expert alike (for an even number of experts and layers).
+    All layers taken together use every expert alike (for an even number of experts and layers). The
+    last of an odd number stands between the halves.
     """
-    half = shape.num_experts // 2
+    half, left_over = divmod(shape.num_experts, 2)
     side = torch.zeros(shape.num_experts)
     side[:half], side[half : 2 * half] = 1.0, -1.0
     lift = torch.full((num_tokens,), LIFT_LOGIT)
     lifts = [lift if layer % 2 == 0 else -lift for layer in range(shape.num_layers)]
-    # Two rounds: expert e and expert e + half stand at the same place of the circle.
-    return circle_design(shape, num_tokens, lifts=lifts, lifted=side, rounds=2)
+    # Expert e and expert e + half stand at the same place. Lifted experts are chosen first, then the
+    # one left over, then sunk ones: tokens stand among those of the half that is not chosen whole.
+    neighbours = shape.top_k if shape.top_k < half else max(0, shape.top_k - half - left_over)
+    return circle_design(
+        shape, num_tokens, lifts=lifts, lifted=side, places=half, neighbours=neighbours
+    )
 
 
 def crowded_design(shape: Shape, num_tokens: int, crowds: list[float]) -> Design:
@@ -154,7 +190,7 @@ def preferring_design(shape: Shape, num_tokens: int) -> Design:
     weight[: shape.top_k, 0] = 1.0
     layer = torch.zeros(num_tokens, shape.d_model)
     layer[:, 0] = PREFERENCE_LOGIT
-    return Design(weight=weight, inputs=(layer,) * shape.num_layers)
+    return Design(weight=weight, inputs=(layer,) * shape.num_layers, top_k=shape.top_k)
 
 
 @contextmanager

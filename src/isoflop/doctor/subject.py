@@ -180,6 +180,19 @@ class Subject(Protocol):
         """Compute the experts in this way for a while."""
         ...
 
+    def bfloat16_implementations(self) -> tuple[str, ...]:
+        """Those of `experts_implementations` that take bfloat16 rows, the plain loop first.
+
+        Raises:
+            NotApplicableError: the model is not made for bfloat16 products of float32 weights.
+        """
+        ...
+
+    def bfloat16_as(self, name: str, choices: list[Choices]) -> AbstractContextManager[None]:
+        """Compute in this way with bfloat16 products for a while, every token by the experts of
+        `choices`; weights and their gradients stay float32."""
+        ...
+
     def bfloat16_choices(self, tokens: Int[Tensor, "batch position"]) -> list[Choices]:
         """`choices` of a copy of the model that computes in bfloat16."""
         ...

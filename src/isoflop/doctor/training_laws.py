@@ -234,7 +234,8 @@ TRAINING_LAWS = (
     ),
     Law(
         name="ranks-keep-balance",
-        meaning="The balance loss's gradient is the same however many processes share the batch.",
+        meaning="The balance loss's gradient is the same however many processes share the batch, "
+        "simulated in one; ours by a step that exists in the doctor alone.",
         unit="relative difference",
         tolerance=1e-3,
         catches="NVIDIA/Megatron-LM#1498, #3672: balance over a local batch; gradient too small",

@@ -7,6 +7,7 @@ safetensors rather than pickle: a checkpoint from elsewhere cannot run code.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,7 +43,7 @@ def load_checkpoint(
     """
     path = folder / "config.json"
     data = read_json(path, missing="no checkpoint here", remedy="copy the checkpoint again")
-    config = from_dict(ModelConfig, data, str(path))
+    config = own_config(data, path)
     tensors, metadata = load_tensors(folder / "model.safetensors")
     # Of the file as it is: a field added to ModelConfig since must not make it another config.
     expected = digest(data)
@@ -55,6 +56,19 @@ def load_checkpoint(
     model = Transformer(config, compute_dtype=compute_dtype, experts=fitting_experts(config))
     copy_into(dict(model.named_parameters()), tensors, folder)
     return model.to(device).eval()
+
+
+def own_config(data: Any, path: Path) -> ModelConfig:
+    """The config that `data` of this file says.
+
+    Raises:
+        UserError: no such fields, or values that are no model; names the file.
+    """
+    try:
+        return from_dict(ModelConfig, data, str(path))
+    except UserError as error:
+        named = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise UserError(named) from None
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from fakes_doctor import save_theirs, small_config
@@ -53,6 +54,16 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "tensor too many": (
         lambda f: edit_weights(f, lambda t: t.update(odd=t[FIRST_QUERY].clone())),
         "unexpected 1 tensors, first odd",
+    ),
+    "tensor of whole numbers": (
+        lambda f: edit_weights(
+            f, lambda t: t.update({"model.norm.weight": t["model.norm.weight"].to(torch.int8)})
+        ),
+        "model.safetensors: model.norm.weight is of type I8; only F32, BF16, F16 are examined",
+    ),
+    "positions scaled by nonsense": (
+        lambda f: edit_config(f, rope_parameters={"rope_type": "yarn", "factor": "x"}),
+        "does not open",
     ),
     "tensor of another shape": (
         lambda f: edit_weights(f, lambda t: t.update({FIRST_QUERY: t[FIRST_QUERY][:-4].clone()})),

@@ -54,7 +54,9 @@ def mixtral(folders: dict[str, Path]) -> HuggingFaceSubject:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_class_breaks_and_keeps_the_laws_that_are_published(rows, kind):
     verdicts = {law: row.verdict for law, row in rows[kind].items()}
-    without = {"z-loss-definition"} | (UNCOUNTED if kind in ("granitemoe", "gpt_oss") else set())
+    without = {"z-loss-definition", "bfloat16-is-near-float32"} | (
+        UNCOUNTED if kind in ("granitemoe", "gpt_oss") else set()
+    )
     # Our decoder is a Mixtral.
     without |= set() if kind == "mixtral" else {"conversion-keeps-logits"}
     expected = {law.name: "pass" for law in LAWS}

@@ -7,7 +7,10 @@ import torch
 
 from fakes_doctor import ours
 from isoflop.doctor import definitions
+from isoflop.doctor.law import judge
 from isoflop.doctor.probe import (
+    LEAST_GAP,
+    Design,
     crowded_design,
     even_design,
     forced_routing,
@@ -16,12 +19,12 @@ from isoflop.doctor.probe import (
     random_tokens,
     token_grid,
 )
-from isoflop.doctor.router_laws import CROWDS, LEAST_EFFECT
-from isoflop.doctor.subject import Shape
+from isoflop.doctor.router_laws import CROWDS, LEAST_EFFECT, ROUTER_LAWS
+from isoflop.doctor.subject import NotApplicableError, Shape
 
 SIZES = [
     (num_experts, top_k)
-    for num_experts in (2, 3, 4, 5, 8, 13, 64, 256)
+    for num_experts in (2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 31, 64, 256)
     for top_k in sorted({1, 2, 3, num_experts // 2, num_experts - 1, num_experts})
     if 1 <= top_k <= num_experts
 ]
@@ -68,6 +71,43 @@ def test_opposed_layers_are_uneven_alone_and_even_together(num_experts, top_k):
         assert pooled == pytest.approx(1, abs=1e-4)
     mean = sum(definitions.balance_loss(logits, top_k) for logits in layers) / 2
     assert mean - pooled > least
+
+
+@pytest.mark.parametrize(("num_experts", "top_k"), CHOOSING)
+def test_no_rounding_can_change_a_choice_of_any_design(num_experts, top_k):
+    size = shape(num_experts, top_k)
+    num_tokens = token_grid(size).numel()
+    designs = (
+        even_design(size, num_tokens),
+        opposed_design(size, num_tokens),
+        crowded_design(size, num_tokens, [0.5, 1.0]),
+        preferring_design(size, num_tokens),
+    )
+    for design in designs:
+        assert design.gap() > LEAST_GAP
+        for layer, exact in zip(design.inputs, design.logits(), strict=True):
+            rounded = layer @ design.weight.T
+            chosen = definitions.chosen_experts(rounded.double(), top_k).sort(dim=-1).values
+            assert chosen.equal(definitions.chosen_experts(exact, top_k).sort(dim=-1).values)
+
+
+def test_a_design_whose_choice_rounding_could_decide_is_refused():
+    even = torch.ones(3, 4)
+    with pytest.raises(NotApplicableError, match="logits of 3 experts differ by 0 only"):
+        Design(weight=even, inputs=(torch.ones(2, 4),), top_k=2)
+    assert Design(weight=even, inputs=(torch.ones(2, 4),), top_k=3).gap() == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("num_experts", "top_k"),
+    [(e, k) for e in (3, 7, 9, 11, 13, 15, 31) for k in (2, 3, 5) if k < e],
+)
+def test_a_healthy_model_with_an_odd_number_of_experts_keeps_the_laws_of_balance(
+    num_experts, top_k
+):
+    subject = ours(num_experts=num_experts, top_k=top_k)
+    rows = [judge(law, subject, 0) for law in ROUTER_LAWS]
+    assert {row.law: row.verdict for row in rows if row.verdict != "pass"} == {}
 
 
 @pytest.mark.parametrize(("num_experts", "top_k"), CHOOSING)

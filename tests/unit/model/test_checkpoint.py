@@ -106,6 +106,14 @@ def test_a_broken_config_is_named(folder, content, said):
         load_checkpoint(folder)
 
 
+def test_values_that_are_no_model_are_told_with_their_file(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"top_k": 99}))
+    with pytest.raises(UserError, match=r"config\.json: .*top_k=99") as caught:
+        load_checkpoint(folder)
+    assert str(caught.value).count("config.json") == 1
+
+
 def test_missing_and_misshapen_tensors_are_named(folder):
     tensors, metadata = load_tensors(folder / "model.safetensors")
     head = tensors.pop("head")

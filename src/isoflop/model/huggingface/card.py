@@ -7,6 +7,7 @@ from typing import Any
 import isoflop
 from isoflop.model.config import ModelConfig
 from isoflop.model.count import active_params, total_params
+from isoflop.model.moe import fitting_experts
 
 ABOUT_STUDY = (
     "A research model of a sparsity study, trained from random weights on its study's text alone. "
@@ -44,6 +45,20 @@ class Lineage:
     """Versions, machine and commit that trained it, the first first."""
 
 
+def opening_words(config: ModelConfig) -> str | None:
+    """What a user must say where transformers' default experts do not take the widths; None: nothing.
+
+    Its grouped products take multiples of 8 in bfloat16, of 4 in float32, and raise at the first
+    forward pass; it may be opened in either.
+    """
+    if fitting_experts(config) == "grouped":
+        return None
+    return (
+        'from_pretrained(..., experts_implementation="eager"): d_model and d_expert are not both '
+        "multiples of 8, which transformers 5's default needs"
+    )
+
+
 def model_card(
     config: ModelConfig,
     config_digest: str,
@@ -68,6 +83,7 @@ def model_card(
         "vocabulary": f"{config.vocabulary_size} rows, padding included",
         "weights": dtype,
         "tokenizer": tokenizer or "none exported",
+        "to open": opening_words(config) or "from_pretrained(...), as it is",
         "model config digest": config_digest,
         "exported by": f"isoflop {isoflop.__version__}",
     }

@@ -17,9 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from isoflop.config import UserError, digest, from_dict
+from isoflop.config import UserError, digest
+from isoflop.model.checkpoint import own_config
 from isoflop.model.config import ModelConfig
-from isoflop.model.huggingface.card import Lineage, model_card
+from isoflop.model.huggingface.card import Lineage, model_card, opening_words
 from isoflop.model.huggingface.fields import (
     ARCHITECTURE,
     check_mixtral,
@@ -59,14 +60,17 @@ class Exported:
     weight_bytes: int
     tokenizer: str | None
     """Where the tokenizer came from."""
+    opening: str | None
+    """How it must be opened where transformers' default cannot compute it; None: as it is."""
 
     def line(self) -> str:
-        """One line for the user."""
+        """One line for the user, and another where the model cannot be opened as it is."""
         files = "1 file" if self.shards == 1 else f"{self.shards} shards"
-        return (
+        text = (
             f"{ARCHITECTURE}, {self.parameters:,} parameters in {self.dtype}, {files}, "
             f"{self.weight_bytes:,} bytes; tokenizer: {self.tokenizer or 'none'}"
         )
+        return text if self.opening is None else f"{text}\nopen it with {self.opening}"
 
 
 def checkpoint_config(checkpoint: Path) -> tuple[ModelConfig, str]:
@@ -79,7 +83,7 @@ def checkpoint_config(checkpoint: Path) -> tuple[ModelConfig, str]:
     """
     path = checkpoint / "config.json"
     data = read_json(path, missing="no checkpoint here", remedy="copy the checkpoint again")
-    return from_dict(ModelConfig, data, str(path)), digest(data)
+    return own_config(data, path), digest(data)
 
 
 def export_checkpoint(
@@ -126,6 +130,7 @@ def export_checkpoint(
         shards=len(shards),
         weight_bytes=weight_bytes,
         tokenizer=None if tokenizer is None else tokenizer.origin,
+        opening=opening_words(config),
     )
 
 

@@ -126,14 +126,15 @@ def model_config(data: Any, path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
     heads = _key_value_heads(data, sizes["num_heads"], path)
     _check_widths(data, sizes, path)
     _check_router(data, sizes, path)
+    # Outside the try: these errors name the file already.
+    numbers: dict[str, Any] = {
+        "rope_base": _rope_base(data, path),
+        "norm_epsilon": _number(data, "rms_norm_eps", DEFAULT_NORM_EPSILON, path),
+        "init_std": _number(data, "initializer_range", DEFAULT_INITIALIZER_RANGE, path),
+    }
+    own_heads = None if heads == sizes["num_heads"] else heads
     try:
-        config = ModelConfig(
-            **sizes,
-            num_key_value_heads=None if heads == sizes["num_heads"] else heads,
-            rope_base=_rope_base(data, path),
-            norm_epsilon=_number(data, "rms_norm_eps", DEFAULT_NORM_EPSILON, path),
-            init_std=_number(data, "initializer_range", DEFAULT_INITIALIZER_RANGE, path),
-        )
+        config = ModelConfig(**sizes, **numbers, num_key_value_heads=own_heads)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return config, _notes(data)

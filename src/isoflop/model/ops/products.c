@@ -10,6 +10,13 @@
 
 int64_t tiles_available(void) { return HAS_TILES; }
 
+/* Whether the processor has a unit for whole matrices too, which PyTorch's products use. */
+#ifdef __AMX_BF16__
+int64_t matrix_unit_available(void) { return 1; }
+#else
+int64_t matrix_unit_available(void) { return 0; }
+#endif
+
 #if HAS_TILES
 
 /* The part of the weights (experts, rows, width) that follows columns `column` of expert e. */

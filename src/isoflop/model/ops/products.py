@@ -1,8 +1,8 @@
 """Products with float32 weights: bfloat16 rows times weights rounded on their way into the cache.
 
-By products.c where the processor has bfloat16 instructions, see there for why; else by
-PyTorch, as `isoflop.model.ops.reference` does. Each expert has its own number of rows, new in
-every step.
+By products.c where the processor has bfloat16 instructions, see there for why; else, and where
+its matrix unit earns back what PyTorch spends on a new number of rows, by PyTorch, as
+`isoflop.model.ops.reference` does. Each expert has its own number of rows, new in every step.
 
 Shapes in this file:
     rows     (token, chosen expert) pairs, sorted by expert
@@ -29,16 +29,36 @@ MAX_PLAIN_DEPTH = 8192
 PyTorch, whose number of rows does not change. Chosen, not tuned."""
 
 
+MATRIX_UNIT_FLOPS = 1 << 29
+"""Of one expert's product, from which on PyTorch's are faster where the processor has AMX: there a
+new kernel costs milliseconds and then runs at three times our speed. Measured between 2^27, where
+ours won, and 2^30, where PyTorch's did (docs/log.md, 2026-11-26)."""
+
+
 @functools.cache
 def tiles_available() -> bool:
     """Whether the processor has what tile.h needs."""
     return bool(library(torch.bfloat16).tiles_available())
 
 
-def _fits(x: Tensor, weight: Tensor, depth: int) -> bool:
+@functools.cache
+def matrix_unit_available() -> bool:
+    """Whether PyTorch's products have AMX."""
+    return bool(library(torch.bfloat16).matrix_unit_available())
+
+
+def _fits(x: Tensor, weight: Tensor, num_experts: int) -> bool:
+    """Whether this product is done here: it can be, and PyTorch would not be faster.
+
+    Decided by shapes alone: the same model and batch are computed in the same way in every step.
+    """
     kinds = x.dtype == torch.bfloat16 and weight.dtype == torch.float32
     here = x.device.type == weight.device.type == "cpu"
-    return kinds and here and depth % 2 == 0 and tiles_available()
+    # The product sums over one of the weight's last two axes, the gradient of its rows over the other.
+    if not (kinds and here and tiles_available()) or any(n % 2 for n in weight.shape[-2:]):
+        return False
+    flops = 2 * x.numel() // x.shape[-1] * weight.numel() // num_experts**2
+    return flops < MATRIX_UNIT_FLOPS or not matrix_unit_available()
 
 
 class _Product(torch.autograd.Function):
@@ -84,8 +104,7 @@ def _weight_gradient(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
 
 def expert_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """See reference."""
-    # The gradient of the rows sums over the width.
-    if not _fits(rows, weight, rows.shape[1]) or weight.shape[2] % 2:
+    if not _fits(rows, weight, weight.shape[0]):
         return reference.expert_product(rows, weight, ends)
     out: Tensor = apply(_Product, rows, weight, ends, False)
     return out
@@ -94,7 +113,7 @@ def expert_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """See reference."""
     width, depth = weight.shape
-    if not _fits(x, weight, depth) or width % 2 or max(width, depth) > MAX_PLAIN_DEPTH:
+    if max(width, depth) > MAX_PLAIN_DEPTH or not _fits(x, weight, 1):
         return reference.linear(x, weight)
     ends = torch.tensor([x.numel() // depth], dtype=torch.int32, device="cpu")
     out: Tensor = apply(_Product, x.reshape(-1, depth), weight[None], ends, True)

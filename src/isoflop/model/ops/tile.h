@@ -1,7 +1,7 @@
 /* One tile of a bfloat16 matrix product, and the packing of its factors.
 
-   Only for x86 with AVX512_BF16 and without AMX, whose units should be faster than this:
-   elsewhere HAS_TILES is 0 and PyTorch's products are used.
+   Only for x86 with AVX512_BF16: elsewhere HAS_TILES is 0 and PyTorch's products are used. Where
+   the processor has AMX too, products.py chooses by the product's size.
 
    Two neighbours along the summed axis make one "pair" of 32 bits, which the processor
    multiplies and adds at once. A "panel" is COLUMNS columns of the right factor, pair after
@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && !defined(__AMX_BF16__)
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #define HAS_TILES 1
 #include <immintrin.h>
 

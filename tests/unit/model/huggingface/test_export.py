@@ -127,6 +127,29 @@ def test_not_a_number_and_minus_zero_come_back_as_they_are(tmp_path):
     assert same_bits(tmp_path / "ours", tmp_path / "back")
 
 
+@pytest.mark.parametrize("widths", [{}, {"d_model": 64, "d_expert": 24}])
+def test_fitting_widths_run_with_transformers_defaults(tmp_path, widths):
+    model = checkpoint(tmp_path / "ours", **widths)
+    done = export_checkpoint(tmp_path / "ours", tmp_path / "hf", tokenizer=None)
+    assert done.opening is None
+    assert "| to open | from_pretrained(...), as it is |" in (tmp_path / "hf/README.md").read_text()
+    assert largest_difference(model, opened(tmp_path / "hf")) < LARGEST_DIFFERENCE
+    half = opened(tmp_path / "hf", dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert half(input_ids=some_tokens(model.config)).logits.isfinite().all()
+
+
+def test_widths_that_transformers_defaults_do_not_take_are_told(tmp_path):
+    checkpoint(tmp_path / "ours", d_model=20, num_heads=2, d_expert=7)
+    done = export_checkpoint(tmp_path / "ours", tmp_path / "hf", tokenizer=None)
+    said = 'from_pretrained(..., experts_implementation="eager")'
+    assert said in done.line().splitlines()[1]
+    assert said in (tmp_path / "hf/README.md").read_text()
+    model = load_checkpoint(tmp_path / "ours")
+    theirs = opened(tmp_path / "hf", experts_implementation="eager")
+    assert largest_difference(model, theirs) < LARGEST_DIFFERENCE
+
+
 @pytest.mark.parametrize("max_shard_bytes", [1, 3000, 8192, 50_000, 10**9])
 def test_shards_are_cut_at_the_asked_size_and_lose_nothing(max_shard_bytes):
     found = pieces(shape(), "classic")

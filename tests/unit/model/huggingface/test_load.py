@@ -177,6 +177,7 @@ def refused(directory: Path, said: str) -> None:
     message = str(caught.value)
     assert said in message
     assert message.startswith(str(directory))
+    assert message.count("config.json: ") <= 1
     assert len(message.splitlines()) == 1
     assert names_in(home) == before
 

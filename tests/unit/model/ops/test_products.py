@@ -25,6 +25,15 @@ from near_truth import (
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="no C compiler")
 
+
+@pytest.fixture(autouse=True, scope="module")
+def _on_a_processor_without_matrix_unit():
+    """Else large products would be PyTorch's, and ours untested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "matrix_unit_available", lambda: False)
+        yield
+
+
 with_tiles = pytest.mark.skipif(
     not (native_available() and tiles_available()), reason="a processor without bfloat16 tiles"
 )
@@ -129,6 +138,29 @@ def test_without_tiles_pytorch_multiplies(monkeypatch):
     )
     weight = torch.randn(6, 8, generator=source)
     assert torch.equal(native.linear(rows, weight), reference.linear(rows, weight))
+
+
+@with_tiles
+def test_with_a_matrix_unit_pytorch_multiplies_what_is_large_for_one_expert(monkeypatch):
+    monkeypatch.setattr(products, "matrix_unit_available", lambda: True)
+    asked: list[str] = []
+    for name in ("expert_product", "linear"):
+        theirs = getattr(reference, name)
+
+        def listening(*given, name=name, theirs=theirs):
+            asked.append(name)
+            return theirs(*given)
+
+        monkeypatch.setattr(reference, name, listening)
+    rows = torch.zeros(4, 16, dtype=torch.bfloat16)
+    # Four rows, two experts, 16 x 32: 2 x 2 x 16 x 32 operations for one expert.
+    experts, ends = torch.zeros(2, 16, 32), torch.tensor([1, 4], dtype=torch.int32)
+    weight = torch.zeros(16, 16)  # 2 x 4 x 16 x 16.
+    for most in (2049, 2048):
+        monkeypatch.setattr(products, "MATRIX_UNIT_FLOPS", most)
+        products.expert_product(rows, experts, ends)
+        products.linear(rows, weight)
+        assert asked == ([] if most > 2048 else ["expert_product", "linear"])
 
 
 def test_a_second_derivative_is_refused_instead_of_wrong():
