@@ -1,6 +1,6 @@
 """Kill a GRPO run at random moments, start it again each time, and compare with an undisturbed one.
 
-    python benchmarks/grpo_kill_and_resume.py CHECKPOINT --items ITEMS [--kills 5] [--steps 60] [--seed 0]
+    python benchmarks/grpo_kill_and_resume.py CHECKPOINT --items ITEMS [--kills 5] [--steps 200] [--seed 0]
 
 States are saved every second here (by default every minute), so that kills fall between them too. What
 is compared, byte by byte: every file of the run but its times: steps, validation, answers, left-out
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     lots = random.Random(arguments.seed)
@@ -75,7 +75,7 @@ def main() -> int:
         while kills < arguments.kills:
             run = start(arguments, killed)
             # Starting takes a few seconds; what a kill leaves done shortens the rest.
-            time.sleep(lots.uniform(3.0, max(5.0, 0.8 * whole)))
+            time.sleep(lots.uniform(4.0, max(6.0, whole / 4)))
             if run.poll() is not None:
                 break
             run.send_signal(signal.SIGKILL)

@@ -117,11 +117,7 @@ def _tell(folder: Path, config: "GrpoConfig", *, as_json: bool) -> None:
             continue
         when = "before" if row.step == 0 else f"after {row.step} steps"
         error = row.reward_standard_error
-        spread = (
-            ""
-            if error is None
-            else f" ({row.reward - NORMAL_95 * error:.4f} to {row.reward + NORMAL_95 * error:.4f})"
-        )
+        spread = "" if error is None else f" +- {NORMAL_95 * error:.4f}"
         typer.echo(
             f"{row.source} {when}: {row.reward:.4f}{spread} over {row.num_problems} problems"
         )

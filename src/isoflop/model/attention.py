@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from isoflop.model.config import ModelConfig
 from isoflop.model.ops import Ops
 from isoflop.model.ops.cached import LayerCache, NewPositions
+from isoflop.model.ops.packing import Packing
 from isoflop.model.ops.reference import join_heads
-from isoflop.model.packed import Packing
 
 
 def rotary_tables(
@@ -59,13 +59,14 @@ class Attention(nn.Module):
         With `packing`, `x` holds the tokens that differ, (1, tokens, d_model); so does what returns.
         """
         projected = self.ops.linear(x, self.query_key_value)
-        if packing is not None:
-            projected = packing.unpack(projected, self.ops)
-        tables = (cosine, sine, self.num_heads, self.key_value_heads)
-        query, key, value = self.ops.rotate_heads(projected, *tables)
-        mixed = join_heads(self.ops.attention(query, key, value, documents))
-        if packing is not None:
-            mixed = packing.pack(mixed, self.ops)
+        heads = (self.num_heads, self.key_value_heads)
+        if packing is None:
+            query, key, value = self.ops.rotate_heads(projected, cosine, sine, *heads)
+            mixed = join_heads(self.ops.attention(query, key, value, documents))
+        elif documents is None:
+            mixed = self.ops.attend_packed(projected, cosine, sine, packing, *heads)
+        else:
+            raise ValueError("sequences that are packed hold one document each")
         return self.ops.linear(mixed, self.output)
 
     def forward_cached(

@@ -1,8 +1,8 @@
 """Sequences that begin alike, with what they share computed once.
 
-Answers to one prompt differ only behind it. Norms, products and experts look at one token at a time, so that
-they run over the different tokens alone; only attention needs whole sequences, and gets them by
-copying rows.
+Answers to one prompt differ only behind it. Norms, products and experts look at one token at a
+time, so that they run over the different tokens alone; only attention looks at whole sequences,
+and learns from a `Packing` where their tokens stand.
 
 Shapes in this file:
     tokens    tokens that differ: each prompt once, each answer's own
@@ -15,33 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoflop.model.ops import Ops
-
-
-@dataclass(frozen=True)
-class Packing:
-    """Where the tokens of each sequence stand among those that differ, and back."""
-
-    spread: Int[Tensor, "batch position"]
-    """For each place of each sequence its token; behind a sequence's end any."""
-    places: Int[Tensor, " tokens"]
-    """For each token one place, batch x position, where it stands."""
-
-    def unpack(
-        self, rows: Float[Tensor, "1 tokens width"], ops: Ops
-    ) -> Float[Tensor, "batch position width"]:
-        """Whole sequences; behind their ends stands what causal attention never looks at."""
-        return ops.take_rows(rows[0], self.spread.flatten()).view(*self.spread.shape, -1)
-
-    def pack(
-        self, rows: Float[Tensor, "batch position width"], ops: Ops
-    ) -> Float[Tensor, "1 tokens width"]:
-        """Each token once. Equal beginnings have equal rows, so that any of them will do."""
-        return ops.take_rows(rows.flatten(0, 1), self.places)[None]
+from isoflop.model.ops.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -61,10 +39,10 @@ def pack(
 ) -> Packed:
     """Pack sequences; neighbours with equal prompts share theirs. Prompts must not be empty."""
     tokens: list[int] = []
-    begins, own = np.zeros((2, len(prompts)), dtype=np.int64)
+    begins, own, firsts = np.zeros((3, len(prompts)), dtype=np.int64)
     for number, (prompt, other) in enumerate(zip(prompts, others, strict=True)):
         if number and prompt == prompts[number - 1]:
-            begins[number] = begins[number - 1]
+            begins[number], firsts[number] = begins[number - 1], len(prompt)
         else:
             begins[number] = len(tokens)
             tokens += prompt
@@ -86,7 +64,7 @@ def pack(
 
     return Packed(
         tokens=torch.tensor([tokens], device=device),
-        packing=Packing(sent(spread), sent(places)),
+        packing=Packing(sent(spread), sent(places), sent(lengths), sent(firsts)),
         last_of_prompt=sent(begins + asked - 1),
         first_own=sent(own),
     )

@@ -27,7 +27,7 @@ from isoflop.model.loss import mean_loss, token_losses, token_losses_and_entropi
 from isoflop.model.moe import ExpertsImplementation, MoE
 from isoflop.model.ops import Ops, OpsImplementation, select_ops
 from isoflop.model.ops.cached import LayerCache, NewPositions
-from isoflop.model.packed import Packing
+from isoflop.model.ops.packing import Packing
 from isoflop.model.router import RouterStatistics, stack_layers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from isoflop.config import UserError
 from isoflop.evaluate.sampling.ours import greedy
-from isoflop.evaluate.statistics import mean_and_error
+from isoflop.evaluate.statistics import mean_and_error, share_and_error
 from isoflop.model.checkpoint import (
     CHECKPOINTS,
     STEP_PREFIX,
@@ -309,7 +309,10 @@ def _validate(
                 for prompt, sample in zip(one.prompts, samples, strict=True)
             ]
         )
-        mean, error = mean_and_error([reward.value for reward in rewards])
+        values = [reward.value for reward in rewards]
+        # Shares of right answers are never known exactly, not even where none or all are right.
+        shares = all(0.0 <= value <= 1.0 for value in values)
+        mean, error = (share_and_error if shares else mean_and_error)(values)
         row = GrpoValidationRow(
             step=step,
             source=one.problems.name,

@@ -257,6 +257,20 @@ class _Seen:
     expert_counts: Tensor
 
 
+def _divergence(
+    said: Said, part: MicroBatch, old_log_probs: Tensor, config: GrpoConfig
+) -> Tensor | None:
+    """Of each answer token from the reference, (batch, response); None without a reference."""
+    if part.reference_log_probs is None:
+        return None
+    return divergence(
+        said.log_probs,
+        part.reference_log_probs,
+        config.divergence,
+        old_log_probs=old_log_probs if config.divergence_by_ratio else None,
+    )
+
+
 def _backward(model: Transformer, part: MicroBatch, whole: MiniBatch, config: GrpoConfig) -> _Seen:
     """Add a micro-batch's gradients to the weights'."""
     batch, mask = part.batch, part.batch.mask
@@ -276,37 +290,25 @@ def _backward(model: Transformer, part: MicroBatch, whole: MiniBatch, config: Gr
         clip_low=config.clip_low,
         clip_high=config.clip_high,
     )
-
-    def total(values: Float[Tensor, "batch response"]) -> Float[Tensor, ""]:
-        return aggregate(
-            values,
-            mask,
-            config.aggregation,
-            num_tokens=whole.num_tokens,
-            num_sequences=whole.num_sequences,
-            max_tokens=config.max_response_tokens,
-        )
-
+    total = functools.partial(
+        aggregate,
+        mask=mask,
+        how=config.aggregation,
+        num_tokens=whole.num_tokens,
+        num_sequences=whole.num_sequences,
+        max_tokens=config.max_response_tokens,
+    )
     policy = loss = total(objective)
-    estimate = None
-    if part.reference_log_probs is not None:
-        estimate = divergence(
-            said.log_probs,
-            part.reference_log_probs,
-            config.divergence,
-            old_log_probs=old if config.divergence_by_ratio else None,
-        )
+    estimate = _divergence(said, part, old, config)
+    if estimate is not None:
         loss = loss + config.divergence_coefficient * total(estimate)
     if config.entropy_coefficient > 0 and said.entropy is not None:
         loss = loss - config.entropy_coefficient * total(said.entropy)
     balance, z = balance_loss(said.router, "micro"), z_loss(said.router)
     share = len(mask) / whole.num_sequences
-    for coefficient, of_layers in (
-        (config.balance_coefficient, balance),
-        (config.z_coefficient, z),
-    ):
-        if coefficient > 0:
-            loss = loss + share * coefficient * of_layers.sum()
+    for weight, of_layers in ((config.balance_coefficient, balance), (config.z_coefficient, z)):
+        if weight > 0:
+            loss = loss + share * weight * of_layers.sum()
     loss.backward()
     ratio = (said.log_probs.detach() - old).exp()
     return _Seen(

@@ -13,11 +13,11 @@ PROMPTS = [(5, 6, 7), (5, 6, 7), (8,), (9, 9, 9, 9), (9, 9, 9, 9), (5, 6, 7)]
 OTHERS = [(1, 2), (), (3,), (4, 4, 4), (1,), (2,)]
 
 
-def make_model(ops: str = "auto") -> Transformer:
+def make_model(ops: str = "auto", d_model: int = 16) -> Transformer:
     config = ModelConfig(
         vocabulary_size=16,
         num_layers=2,
-        d_model=16,
+        d_model=d_model,
         num_heads=2,
         d_expert=8,
         num_experts=4,
@@ -46,6 +46,8 @@ def test_every_sequence_is_there_and_neighbours_share_their_prompt(pairs):
     tokens = packed.tokens[0]
     for row, (prompt, other) in enumerate(pairs):
         whole = packed.packing.spread[row, : len(prompt) + len(other)]
+        assert packed.packing.lengths[row] == len(whole)
+        assert torch.equal(packed.packing.positions[whole], torch.arange(len(whole)))
         assert tokens[whole].tolist() == [*prompt, *other]
         assert whole[len(prompt) - 1] == packed.last_of_prompt[row]
         if other:
@@ -55,11 +57,17 @@ def test_every_sequence_is_there_and_neighbours_share_their_prompt(pairs):
     # Each token's place holds it.
     flat = packed.packing.spread.flatten()[packed.packing.places]
     assert flat.tolist() == list(range(len(tokens)))
+    # Sequences' own tokens are all tokens, each once.
+    packing = packed.packing
+    ends = zip(packing.spread, packing.firsts, packing.lengths, strict=True)
+    own = torch.cat([whole[first:length] for whole, first, length in ends])
+    assert own.sort().values.tolist() == list(range(len(tokens)))
 
 
 @pytest.mark.parametrize("ops", ["auto", "torch"])
-def test_hidden_states_gradients_and_experts_are_those_of_each_sequence_alone(ops):
-    model = make_model(ops)
+@pytest.mark.parametrize("d_model", [16, 32])
+def test_hidden_states_gradients_and_experts_are_those_of_each_sequence_alone(ops, d_model):
+    model = make_model(ops, d_model)
     packed = pack(PROMPTS, OTHERS, torch.device("cpu"))
     record = []
     hidden, router = model.hidden(packed.tokens, packing=packed.packing, record=record)
@@ -83,3 +91,10 @@ def test_hidden_states_gradients_and_experts_are_those_of_each_sequence_alone(op
     # Routers are counted over each token once.
     assert router.num_tokens.tolist() == [packed.tokens.shape[1]]
     assert router.expert_counts.sum(dim=-1).tolist() == [2 * packed.tokens.shape[1]] * 2
+
+
+def test_packed_sequences_hold_no_documents():
+    packed = pack(PROMPTS, OTHERS, torch.device("cpu"))
+    documents = torch.zeros_like(packed.tokens)
+    with pytest.raises(ValueError, match="one document"):
+        make_model().hidden(packed.tokens, packing=packed.packing, documents=documents)

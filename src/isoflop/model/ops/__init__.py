@@ -28,6 +28,7 @@ class Ops:
     rotate_heads: Callable[..., tuple[Tensor, Tensor, Tensor]]
     attention: Callable[..., Tensor]
     attend_cached: Callable[..., Tensor]
+    attend_packed: Callable[..., Tensor]
     route_tokens: Callable[..., tuple[Routing, RouterStatistics]]
     linear: Callable[..., Tensor]
     expert_product: Callable[..., Tensor]

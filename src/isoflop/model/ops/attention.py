@@ -1,8 +1,9 @@
 """Causal attention on a CPU, some query positions at a time: memory is linear in the length.
 
-In bfloat16, where the processor has the instructions, by attention.c; else by PyTorch's batched
-products with kernels.c between them. Both keep the logarithm of each row's sum and make the
-probabilities again in the backward pass (FlashAttention's idea, arXiv:2205.14135).
+In float32, where the width of a head is a multiple of 16, by attention_float32.c; in bfloat16,
+where the processor has the instructions, by attention.c; else by PyTorch's batched products with
+kernels.c between them. All keep the logarithm of each row's sum and make the probabilities again
+in the backward pass (FlashAttention's idea, arXiv:2205.14135).
 
 Shapes in this file:
     heads     heads of all sequences, flattened
@@ -17,8 +18,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from isoflop.model.ops import reference
+from isoflop.model.ops.attention_float32 import FusedAttention, takes
 from isoflop.model.ops.autograd import apply
 from isoflop.model.ops.build import NUMBERS, call, room
+from isoflop.model.ops.heads import rotate_heads, take_rows
+from isoflop.model.ops.packing import Packing
 from isoflop.model.ops.products import COLUMNS, ROWS, tiles_available
 
 ATTENTION_BLOCK_BYTES = 1 << 24
@@ -149,12 +153,38 @@ def attention(query: Tensor, key: Tensor, value: Tensor, documents: Tensor | Non
         return reference.attention(query, key, value, documents)
     if documents is not None and documents.shape != (query.shape[0], query.shape[2]):
         raise ValueError(f"documents of shape {tuple(documents.shape)} for {tuple(query.shape)}")
+    documents = None if documents is None else documents.long().contiguous()
+    alike = key.shape == value.shape == (query.shape[0], key.shape[1], *query.shape[2:])
+    if alike and takes(query.shape[-1], query, key, value):
+        whole = (part.contiguous() for part in (query, key, value))
+        mixed: Tensor = apply(FusedAttention, *whole, documents, None)
+        return mixed
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
     flat = (part.flatten(0, 1).contiguous() for part in (query, key, value))
-    documents = None if documents is None else documents.long().contiguous()
     tiles = query.dtype == torch.bfloat16 and query.shape[-1] % 2 == 0 and tiles_available()
     function = _TileAttention if tiles else _BlockAttention
     out: Tensor = apply(function, *flat, documents)
     return out.view_as(query)
+
+
+def attend_packed(
+    projected: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    packing: Packing,
+    num_heads: int,
+    key_value_heads: int,
+) -> Tensor:
+    """See reference; where the kernel takes the heads, no sequence is made whole."""
+    counts = (num_heads, key_value_heads)
+    if takes(cosine.shape[-1], projected):
+        own = (cosine[packing.positions], sine[packing.positions])
+        heads = rotate_heads(projected, *own, *counts)
+        mixed: Tensor = apply(FusedAttention, *heads, None, packing)
+        return reference.join_heads(mixed)
+    length = packing.spread.shape[1]
+    whole = packing.unpack(projected, take_rows)
+    heads = rotate_heads(whole, cosine[:length], sine[:length], *counts)
+    return packing.pack(reference.join_heads(attention(*heads, None)), take_rows)

@@ -26,10 +26,11 @@ from isoflop.records import flush_to_disk
 _HERE = Path(__file__).parent
 
 SOURCES = tuple(
-    _HERE / name for name in ("kernels.c", "loss.c", "products.c", "attention.c", "decode.c")
+    _HERE / f"{name}.c"
+    for name in ("kernels", "loss", "products", "attention", "attention_float32", "decode")
 )
 
-HEADERS = tuple(_HERE / name for name in ("number.h", "tile.h"))
+HEADERS = tuple(_HERE / name for name in ("number.h", "tile.h", "octet.h"))
 
 FLAGS = (
     "-std=c11",

@@ -15,23 +15,21 @@ from torch.autograd.function import once_differentiable
 
 from isoflop.model.config import RouterOrder
 from isoflop.model.ops import reference
+from isoflop.model.ops.attention import attend_packed as attend_packed
 from isoflop.model.ops.attention import attention as attention
 from isoflop.model.ops.autograd import apply
 from isoflop.model.ops.build import NUMBERS, call, room
 from isoflop.model.ops.cached import LayerCache, NewPositions
+from isoflop.model.ops.checks import checked, fits
 from isoflop.model.ops.dispatch import Dispatch
+from isoflop.model.ops.heads import rotate_heads as rotate_heads
+from isoflop.model.ops.heads import take_rows as take_rows
 from isoflop.model.ops.products import expert_product as expert_product
 from isoflop.model.ops.products import linear as linear
 from isoflop.model.router import RouterStatistics, Routing
 
 DECODE_LANES = 16
 """Positions that decode.c scores together, LANES there; its row of scores may end so many later."""
-
-
-def _fits(*tensors: Tensor | None) -> bool:
-    """Whether the kernels take these."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    return all(tensor.device.type == "cpu" and tensor.dtype in NUMBERS for tensor in given)
 
 
 class _AddNorm(torch.autograd.Function):
@@ -80,50 +78,9 @@ def add_norm(
     """See reference."""
     own = x.dtype == weight.dtype == torch.float32 and dtype in NUMBERS
     own = own and (delta is None or delta.dtype == dtype)
-    if not (own and _fits(x, delta)):
+    if not (own and fits(x, delta)):
         return reference.add_norm(x, delta, weight, epsilon, dtype)
     result: tuple[Tensor, Tensor] = apply(_AddNorm, x, delta, weight, epsilon, dtype)
-    return result
-
-
-class _RotateHeads(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, projected: Tensor, cosine: Tensor, sine: Tensor, heads: int, key_value_heads: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, length = projected.shape[:2]
-        width = cosine.shape[-1]
-        query = projected.new_empty(batch, heads, length, width)
-        key = projected.new_empty(batch, key_value_heads, length, width)
-        value = torch.empty_like(key)
-        cosine, sine = cosine.contiguous(), sine.contiguous()
-        stride = length * width if cosine.ndim > 2 and cosine.shape[0] > 1 else 0
-        ctx.tables = (cosine, sine, stride, batch, length, heads, key_value_heads, width)
-        parts = (projected.contiguous(), query, key, value)
-        call(projected.dtype, "rotate_heads", 0, *parts, *ctx.tables)
-        return query, key, value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        query, key, value = (gradient.contiguous() for gradient in gradients)
-        _, _, _, batch, length, heads, key_value_heads, width = ctx.tables
-        projected = query.new_empty(batch, length, (heads + 2 * key_value_heads) * width)
-        call(query.dtype, "rotate_heads", 1, projected, query, key, value, *ctx.tables)
-        return projected, None, None, None, None
-
-
-def rotate_heads(
-    projected: Tensor, cosine: Tensor, sine: Tensor, num_heads: int, key_value_heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See reference."""
-    given = (projected, cosine, sine, num_heads, key_value_heads)
-    batch, length = projected.shape[:2]
-    if cosine.shape[-2] != length or (cosine.ndim > 2 and cosine.shape[0] not in (1, batch)):
-        raise ValueError(f"tables of shape {tuple(cosine.shape)} for {batch} x {length} positions")
-    if not (_fits(projected, cosine, sine) and cosine.dtype == sine.dtype == torch.float32):
-        return reference.rotate_heads(*given)
-    result: tuple[Tensor, Tensor, Tensor] = apply(_RotateHeads, *given)
     return result
 
 
@@ -135,10 +92,10 @@ def attend_cached(
     given = (projected, cache.keys, cache.values)
     one_kind = projected.dtype == cache.keys.dtype == cache.values.dtype
     tables = (new.cosine, new.sine)
-    if count != 1 or not (one_kind and _fits(*given, *tables)):
+    if count != 1 or not (one_kind and fits(*given, *tables)):
         return reference.attend_cached(projected, new, cache, num_heads, key_value_heads)
     width = new.cosine.shape[-1]
-    positions = _checked(new.positions, min(new.capacity, len(new.cosine)), "position")
+    positions = checked(new.positions, min(new.capacity, len(new.cosine)), "position")
     out = projected.new_empty(batch, 1, num_heads * width)
     sizes = (batch, num_heads, key_value_heads, new.capacity, width, width**-0.5)
     rooms = (room(new.capacity + DECODE_LANES), room(width), projected.new_empty(width))
@@ -172,7 +129,7 @@ class _RouteTokens(torch.autograd.Function):
         tokens, num_experts = logits.shape
         experts = room(tokens, top_k, dtype=torch.long)
         if given is not None:
-            experts.copy_(_checked(given, num_experts, "expert"))
+            experts.copy_(checked(given, num_experts, "expert"))
         weights, log_total = logits.new_empty(tokens, top_k), logits.new_empty(tokens)
         probability_sum = logits.new_zeros(num_sequences, num_experts)
         counts = torch.zeros_like(probability_sum, dtype=torch.long)
@@ -223,7 +180,7 @@ def route_tokens(
 ) -> tuple[Routing, RouterStatistics]:
     """See reference; of equal logits the first expert is chosen."""
     asked = (logits, top_k, order, num_sequences, counted, given)
-    if not (_fits(logits) and logits.dtype == torch.float32):
+    if not (fits(logits) and logits.dtype == torch.float32):
         return reference.route_tokens(*asked)
     weights, experts, probability_sum, counts, z_sum = apply(_RouteTokens, *asked)
     if counted is None:
@@ -242,7 +199,7 @@ def make_dispatch(experts: Tensor, num_experts: int, capacity: int | None) -> Di
     """
     if experts.device.type != "cpu":
         return reference.make_dispatch(experts, num_experts, capacity)
-    experts = _checked(experts, num_experts, "expert")
+    experts = checked(experts, num_experts, "expert")
     rows = experts.numel() if capacity is None else num_experts * capacity
     choices, slots = experts.new_full((rows,), -1), torch.empty_like(experts)
     ends = room(num_experts, dtype=torch.int32)
@@ -279,33 +236,9 @@ def _add_up(rows: Tensor, weights: Tensor | None, slots: Tensor) -> Tensor:
 
 def gather_rows(x: Tensor, dispatch: Dispatch) -> Tensor:
     """See reference."""
-    if not _fits(x):
+    if not fits(x):
         return reference.gather_rows(x, dispatch)
     out: Tensor = apply(_GatherRows, x, dispatch)
-    return out
-
-
-class _TakeRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.rows = x.shape[0]
-        return x.index_select(0, places)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (places,), d_out = ctx.saved_tensors, gradients[0].contiguous()
-        d_x = torch.zeros(ctx.rows, d_out.shape[1])
-        call(d_out.dtype, "take_rows_backward", d_out, places, *d_out.shape, d_x)
-        return d_x.to(d_out.dtype), None
-
-
-def take_rows(x: Tensor, places: Tensor) -> Tensor:
-    """See reference."""
-    if not _fits(x):
-        return reference.take_rows(x, places)
-    out: Tensor = apply(_TakeRows, x, _checked(places, x.shape[0], "row"))
     return out
 
 
@@ -331,7 +264,7 @@ class _Combine(torch.autograd.Function):
 
 def combine(answers: Tensor, weights: Tensor, dispatch: Dispatch) -> Tensor:
     """See reference."""
-    if not (_fits(answers) and weights.dtype == torch.float32):
+    if not (fits(answers) and weights.dtype == torch.float32):
         return reference.combine(answers, weights, dispatch)
     out: Tensor = apply(_Combine, answers, weights, dispatch)
     return out
@@ -358,7 +291,7 @@ class _Swiglu(torch.autograd.Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """See reference."""
-    if not _fits(gate_up):
+    if not fits(gate_up):
         return reference.swiglu(gate_up)
     out: Tensor = apply(_Swiglu, gate_up)
     return out
@@ -368,9 +301,9 @@ def row_losses(
     logits: Tensor, targets: Tensor, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See reference."""
-    if not _fits(logits):
+    if not fits(logits):
         return reference.row_losses(logits, targets, with_entropy)
-    targets = _checked(targets, logits.shape[1], "target")
+    targets = checked(targets, logits.shape[1], "target")
     losses, log_total = room(2, logits.shape[0])
     entropies = room(logits.shape[0] if with_entropy else 0)
     found = (losses, log_total, entropies if with_entropy else None)
@@ -380,19 +313,9 @@ def row_losses(
 
 def row_losses_slope_(logits: Tensor, targets: Tensor, log_total: Tensor, scale: Tensor) -> Tensor:
     """See reference."""
-    if not _fits(logits):
+    if not fits(logits):
         return reference.row_losses_slope_(logits, targets, log_total, scale)
-    targets = _checked(targets, logits.shape[1], "target")
+    targets = checked(targets, logits.shape[1], "target")
     given = (logits, targets, log_total.contiguous(), scale.contiguous())
     call(logits.dtype, "row_losses_slope", *given, *logits.shape)
     return logits
-
-
-def _checked(numbers: Tensor, count: int, kind: str) -> Tensor:
-    """Numbers below `count`: C would read beyond it without a word."""
-    if numbers.numel():
-        least, most = (int(end) for end in torch.aminmax(numbers))
-        if least < 0 or most >= count:
-            wrong = least if least < 0 else most
-            raise IndexError(f"{kind} {wrong} is not within 0 to {count - 1}")
-    return numbers.long().contiguous()

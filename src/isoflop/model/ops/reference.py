@@ -21,6 +21,7 @@ from isoflop.config import UserError
 from isoflop.model.config import RouterOrder
 from isoflop.model.ops.cached import LayerCache, NewPositions
 from isoflop.model.ops.dispatch import Dispatch
+from isoflop.model.ops.packing import Packing
 from isoflop.model.router import RouterStatistics, Routing, route, router_statistics
 
 
@@ -95,6 +96,21 @@ def attend_cached(
         query, cache.keys, cache.values, attn_mask=new.mask, enable_gqa=True
     )
     return join_heads(mixed)
+
+
+def attend_packed(
+    projected: Float[Tensor, "1 tokens width"],
+    cosine: Float[Tensor, "length head_width"],
+    sine: Float[Tensor, "length head_width"],
+    packing: Packing,
+    num_heads: int,
+    key_value_heads: int,
+) -> Float[Tensor, "1 tokens d_model"]:
+    """Mix each token with those before it in its sequence; the tables are of positions."""
+    length = packing.spread.shape[1]
+    whole = packing.unpack(projected, take_rows)
+    heads = rotate_heads(whole, cosine[:length], sine[:length], num_heads, key_value_heads)
+    return packing.pack(join_heads(attention(*heads, None)), take_rows)
 
 
 def join_heads(

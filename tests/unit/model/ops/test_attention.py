@@ -1,5 +1,6 @@
 """Laws of attention by the kernels: the definition, however long, however it is cut."""
 
+import dataclasses
 import math
 from typing import Any
 from unittest import mock
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from isoflop.model.ops import attention as attention_module
-from isoflop.model.ops import native, reference
+from isoflop.model.ops import attention_float32, native, reference
 from isoflop.model.ops.build import native_available
+from isoflop.model.packed import pack
 from near_truth import (
     BAD,
     assert_near,
@@ -152,3 +154,132 @@ def test_bfloat16_scores_by_tiles_are_as_near_as_torchs(
         terms = scale * exact.numel() ** 0.5 / 2 if length < 3 else 0.0
         allowed = 1.3 * errors[1] + 2**-7 * max(exact.norm().item(), terms)
         assert errors[0] <= allowed, f"place {place}: {errors} of {exact.norm()}"
+
+
+def filled_room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Room that holds what must not be read."""
+    return torch.full(shape, math.nan if dtype.is_floating_point else 7, dtype=dtype)
+
+
+def in_groups_of(group: int, scores: int) -> Any:
+    return mock.patch.multiple(
+        attention_float32, GROUP=group, FORWARD_SCORES=scores, room=filled_room
+    )
+
+
+def cancelling(width: int) -> float:
+    """Scale of values at which what cancels in a slope is of order 1, as with few columns."""
+    return min(1.0, (9 / width) ** 0.5)
+
+
+groups_of = st.sampled_from([(8, 1), (24, 1 << 12), (64, 1 << 15)])
+
+
+@settings(quickly, max_examples=100)
+@given(
+    batch=st.integers(1, 3),
+    length=st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 96, 97, 150])),
+    key_value_heads=st.integers(1, 2),
+    sharing=st.integers(1, 3),
+    width=st.sampled_from([16, 32, 48, 64, 80]),
+    num_documents=st.sampled_from([None, 1, 3, 8]),
+    in_order=st.booleans(),
+    groups=groups_of,
+    seed=seeds,
+)
+def test_float32_scores_in_the_cache_are_the_definition(
+    batch, length, key_value_heads, sharing, width, num_documents, in_order, groups, seed
+):
+    source = generator(seed)
+    shapes = [(batch, key_value_heads * sharing, length, width)]
+    shapes += [(batch, key_value_heads, length, width)] * 2
+    leaves = [torch.randn(shape, generator=source) for shape in shapes]
+    leaves[2] *= cancelling(width)
+    documents = None
+    if num_documents is not None:
+        documents = torch.randint(num_documents, (batch, length), generator=source)
+        documents = documents.sort(dim=-1).values if in_order else documents
+    refuse = AssertionError("batched products were made")
+    with (
+        in_groups_of(*groups),
+        mock.patch.object(attention_module, "call", side_effect=refuse),
+    ):
+        ours = results(lambda *x: [native.attention(*x, documents)], leaves, (True,), seed)
+    truth = results(lambda *x: [reference.attention(*x, documents)], doubled(leaves), (True,), seed)
+    assert_near(ours, ours, truth, torch.float32)
+
+
+@pytest.mark.parametrize("documents", [None, torch.tensor([[0] * 30 + [1] * 40])])
+def test_a_position_has_the_same_bits_whatever_stands_behind_it(documents):
+    heads = [torch.randn(1, 2, 70, 32, generator=generator(seed)) for seed in range(3)]
+    whole = native.attention(*heads, documents)
+    for length in (1, 16, 33, 64, 69):
+        head = [part[:, :, :length] for part in heads]
+        shorter = native.attention(*head, None if documents is None else documents[:, :length])
+        assert torch.equal(shorter, whole[:, :, :length])
+
+
+def test_scores_far_below_the_largest_have_no_share():
+    """Nor a denormal one, by which slow numbers would spread."""
+    query = torch.full((1, 1, 40, 16), 10.0)
+    key = torch.linspace(10.0, -10.0, 40)[None, None, :, None].repeat(1, 1, 1, 16)
+    value = torch.randn(1, 1, 40, 16, generator=generator(0))
+    leaves = (query, key, value)
+    found = results(lambda *x: [native.attention(*x, None)], leaves, (True,), 0)
+    torch.testing.assert_close(found[0], value[:, :, :1].expand_as(value))
+    # All gradients of values go to the first.
+    assert not found[3][0, 0, 1:].any()
+    assert all(part.isfinite().all() for part in found)
+
+
+texts = st.lists(
+    st.tuples(
+        st.integers(0, 1).flatmap(lambda kind: st.just((kind,) * (3 + 20 * kind))),
+        st.integers(0, 50).map(lambda count: (2,) * count),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(quickly, max_examples=60)
+@given(
+    texts=texts,
+    key_value_heads=st.integers(1, 2),
+    sharing=st.integers(1, 2),
+    width=st.sampled_from([8, 16, 32, 48]),
+    groups=groups_of,
+    dtype=dtypes,
+    seed=seeds,
+)
+def test_packed_sequences_are_mixed_as_whole_ones(
+    texts, key_value_heads, sharing, width, groups, dtype, seed
+):
+    packing = pack(*zip(*texts, strict=True), torch.device("cpu")).packing
+    counts = (key_value_heads * sharing, key_value_heads)
+    source, length = generator(seed), packing.spread.shape[1]
+    rows = (1, len(packing.places), (counts[0] + 2 * counts[1]) * width)
+    leaf = torch.randn(rows, generator=source)
+    leaf[..., sum(counts) * width :] *= cancelling(width)
+    leaves = [leaf.to(dtype)]
+    # One table more than the longest sequence has positions: tables may be longer.
+    angles = torch.rand(length + 1, width // 2, generator=source).repeat(1, 2)
+    tables = (angles.cos(), angles.sin())
+
+    def way(ops: Any) -> Any:
+        return lambda x: [ops.attend_packed(x, *tables, packing, *counts)]
+
+    with in_groups_of(*groups):
+        ours = results(way(native), leaves, (True,), seed)
+    theirs = results(way(reference), leaves, (True,), seed)
+    truth = results(way(reference), doubled(leaves), (True,), seed)
+    assert_near(ours, theirs, truth, dtype, roundings=8)
+
+
+def test_a_packing_that_leads_out_of_memory_is_refused():
+    packing = pack([(1,), (1,)], [(2,), (3, 3)], torch.device("cpu")).packing
+    rows, tables = torch.zeros(1, 4, 48), torch.ones(2, 3, 16)
+    for name in ("spread", "lengths", "firsts"):
+        broken = dataclasses.replace(packing, **{name: getattr(packing, name) + 4})
+        with pytest.raises(IndexError):
+            native.attend_packed(rows, *tables, broken, 1, 1)

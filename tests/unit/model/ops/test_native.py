@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
@@ -13,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from isoflop.model.ops import attention as attention_module
-from isoflop.model.ops import native, reference
+from isoflop.model.ops import attention_float32, native, reference
+from isoflop.model.ops import heads as heads_module
 from isoflop.model.ops.build import native_available
+from isoflop.model.packed import pack
 from isoflop.model.router import RouterStatistics, Routing, router_statistics
 from near_truth import (
     BAD,
@@ -342,12 +345,16 @@ def unlike(dtype: torch.dtype) -> dict[str, Callable[[Any], Any]]:
     x = torch.randn(4, 6, generator=generator(0)).to(dtype)
     heads = x.view(1, 2, 4, 3)
     dispatch = reference.make_dispatch(torch.tensor([[0], [1], [0], [1]]), 2, None)
+    packing = pack([(1,), (1,)], [(2,), (3, 3)], torch.device("cpu")).packing
     weights = torch.ones(4, 1, dtype=dtype)
     ones, targets = torch.ones(4), torch.tensor([0, 1, 2, 5])
     return {
         "add_norm": lambda ops: ops.add_norm(x, x, torch.ones(6).to(dtype), 1e-5, dtype),
         "rotate_heads": lambda ops: ops.rotate_heads(x[None], *torch.ones(2, 4, 2), 1, 1),
         "attention": lambda ops: [ops.attention(heads, heads, heads, None)],
+        "attend_packed": lambda ops: [
+            ops.attend_packed(x[None], *torch.ones(2, 4, 2), packing, 1, 1)
+        ],
         "route_tokens": lambda ops: ops.route_tokens(x, 2, "topk_then_softmax", 1, None)[0],
         "gather_rows": lambda ops: [ops.gather_rows(x, dispatch)],
         "combine": lambda ops: [ops.combine(x, weights, dispatch)],
@@ -362,10 +369,9 @@ def unlike(dtype: torch.dtype) -> dict[str, Callable[[Any], Any]]:
 def test_other_precisions_go_to_the_reference(name, dtype):
     way = unlike(dtype)[name]
     refuse = AssertionError("a kernel was called")
-    with (
-        mock.patch.object(native, "call", side_effect=refuse),
-        mock.patch.object(attention_module, "call", side_effect=refuse),
-    ):
+    with ExitStack() as patches:
+        for module in (native, attention_module, attention_float32, heads_module):
+            patches.enter_context(mock.patch.object(module, "call", side_effect=refuse))
         found = way(native)
     for ours, theirs in zip(found, way(reference), strict=True):
         assert ours.dtype == theirs.dtype

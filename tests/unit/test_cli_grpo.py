@@ -1,0 +1,107 @@
+"""`isoflop grpo` as a user calls it: one run, its page, a second call, bad input in one line."""
+
+import json
+
+import pytest
+
+from isoflop.cli import main
+from isoflop.model.checkpoint import save_checkpoint
+from isoflop.model.config import ModelConfig
+from isoflop.model.transformer import Transformer
+from isoflop.records import EvaluationItem, write_rows
+from isoflop.tokens.config import TokenizerConfig
+from isoflop.tokens.tokenizer import train_tokenizer
+
+SETTINGS = (
+    "num_steps=2",
+    "prompts_per_step=4",
+    "mini_batch_prompts=2",
+    "samples_per_prompt=3",
+    "max_response_tokens=3",
+    "reward=answer",
+    "probe_steps=2",
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("grpo")
+    config = TokenizerConfig(vocabulary_size=257)
+    train_tokenizer(config, ["ask 12"] * 20, home / "tokenizer.json")
+    model = ModelConfig(
+        vocabulary_size=272,
+        num_layers=1,
+        d_model=16,
+        num_heads=2,
+        d_expert=16,
+        num_experts=4,
+        top_k=2,
+        sequence_length=16,
+    )
+    save_checkpoint(Transformer(model, seed=0), home / "checkpoint")
+    items = [
+        EvaluationItem(
+            id=str(number), task="t", split="seen", prompt="<b>", answer="1", final_answer="1"
+        )
+        for number in range(6)
+    ]
+    write_rows(home / "items.jsonl", items)
+    return home
+
+
+@pytest.fixture
+def call(home, monkeypatch, capsys):
+    def call(*more: str, task: str = "probes", data: str | None = None) -> tuple[int, str, str]:
+        words = ["grpo", str(home / "checkpoint"), "--task", task]
+        words += ["--data", data or str(home / "items.jsonl"), "--out", str(home / "out")]
+        words += ["--tokenizer", str(home / "tokenizer.json"), "--end-of-text", "<|endoftext|>"]
+        words += ["--prompt", "{question}"]
+        for setting in SETTINGS:
+            words += ["--set", setting]
+        monkeypatch.setattr("sys.argv", ["isoflop", *words, *more])
+        status = main()
+        out, error = capsys.readouterr()
+        return status, out, error
+
+    return call
+
+
+def test_a_run_tells_before_and_after_and_a_second_call_finds_it(home, call):
+    validate = ("--validate", f"probes={home / 'items.jsonl'}")
+    status, out, error = call(*validate)
+    assert status == 0, error
+    assert "probes before: " in out
+    assert "probes after 2 steps: " in out
+    assert "over 6 problems" in out
+    # No right answer among six is no certainty.
+    assert "0.0000 +- 0.0000" not in out
+    assert "step 2 of 2, reward " in error
+    page = (home / "out" / "grpo").glob("*/rollouts.html")
+    text = next(page).read_text()
+    # The page shows prompts as text, not as markup.
+    assert "&lt;b&gt;" in text
+    assert "<b>" not in text
+    status, out, error = call(*validate, "--json")
+    found = json.loads(out)
+    assert [row["step"] for row in found["validation"]] == [0, 2]
+    assert found["config"]["num_steps"] == 2
+    assert "step 2" not in error
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"task": "hellaswag"}, "hellaswag generates no answers that could earn a reward"),
+        ({"task": "nothing"}, "nothing"),
+        ({"data": "missing.jsonl"}, "missing.jsonl"),
+        ({"more": ("--validate", "probes")}, "must have the form TASK=FILE"),
+        ({"more": ("--set", "samples_per_prompt=1")}, "use at least 2"),
+        ({"more": ("--set", "prompts_per_step=8")}, "fewer than prompts_per_step=8"),
+    ],
+)
+def test_bad_input_is_one_line(call, given, message):
+    more = given.pop("more", ())
+    status, _, error = call(*more, **given)
+    assert status == 2
+    assert message in error
+    assert "Traceback" not in error
