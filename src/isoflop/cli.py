@@ -175,6 +175,11 @@ class WeightType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+ShardBytes = Annotated[
+    int | None, typer.Option(min=1, help="Of one weights file. Default: 5,000,000,000.")
+]
+
+
 @app.command("export")
 def export_command(
     checkpoint: Annotated[
@@ -197,9 +202,7 @@ def export_command(
     end_of_text: Annotated[
         str | None, typer.Option(help="Token of --tokenizer FILE that ends documents.")
     ] = None,
-    max_shard_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Of one weights file. Default: 5,000,000,000.")
-    ] = None,
+    max_shard_bytes: ShardBytes = None,
     task: Annotated[str | None, typer.Option(help="verl: as in `isoflop grpo`.")] = None,
     data: grpo_options.Data = None,
     prompt: grpo_options.Prompt = None,
@@ -207,17 +210,15 @@ def export_command(
     changes: grpo_options.Settings = None,
 ) -> None:
     """Write a checkpoint in a form that other programs open."""
+    if to is ExportFormat.VERL:
+        given = (tokenizer, end_of_text), dtype.value, max_shard_bytes, task
+        grpo_options.export_verl(checkpoint, directory, *given, (data, prompt, validate, changes))
+        return
     from isoflop.model.checkpoint import checkpoint_folder
     from isoflop.model.huggingface.export import MAX_SHARD_BYTES, export_checkpoint
     from isoflop.sweep.lineage import find_study, find_tokenizer
 
     checkpoint = checkpoint_folder(checkpoint)
-    if to is ExportFormat.VERL:
-        grpo_options.export_verl(
-            checkpoint, directory, (tokenizer, end_of_text), dtype.value, max_shard_bytes,
-            task, (data, prompt, validate, changes),
-        )  # fmt: skip
-        return
     if task or data or prompt or validate or changes:
         raise UserError("--task, --data, --prompt, --validate and --set go with --to verl")
     study = find_study(checkpoint)

@@ -138,6 +138,7 @@ def export_verl(
         tokenizer: --tokenizer and --end-of-text.
         options: as `grpo_config` has them.
     """
+    from isoflop.model.checkpoint import checkpoint_folder
     from isoflop.posttrain import verl_export
     from isoflop.sweep.lineage import find_study, find_tokenizer, open_tokenizer
 
@@ -145,6 +146,7 @@ def export_verl(
         raise UserError("--to verl needs --task, and its problems with --data, as `isoflop grpo`")
     if max_shard_bytes is not None:
         raise UserError("--max-shard-bytes goes with --to hf")
+    checkpoint = checkpoint_folder(checkpoint)
     study = find_study(checkpoint)
     done = verl_export.export_verl(
         checkpoint,

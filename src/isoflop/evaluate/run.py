@@ -21,7 +21,7 @@ import torch
 from isoflop.config import UserError
 from isoflop.evaluate.benchmarks import ask_benchmarks, load_benchmarks
 from isoflop.evaluate.config import EvaluateConfig
-from isoflop.evaluate.sampled import draw_all_samples
+from isoflop.evaluate.sampled import Place, draw_all_samples
 from isoflop.evaluate.score import evaluate_checkpoint
 from isoflop.model.checkpoint import CHECKPOINTS, STEP_PREFIX, load_checkpoint
 from isoflop.records import AnswerRow, EvaluationItem, ScoreRow, read_rows, write_rows
@@ -67,41 +67,28 @@ def evaluate_run(
             continue
         model = load_checkpoint(folder, compute_dtype=compute_dtype, device=device)
         last = step == max(checkpoints)
-        limit = config.max_items if last else config.max_items_between
         place = {"step": step, "tokens": tokens_before + step * batch_tokens}
+        limit = config.max_items if last else config.max_items_between
         try:
             scores, answers = evaluate_checkpoint(
                 model, tokenizer, asked, config, **place, max_items=limit
             )
             scores += ask_benchmarks(
-                benchmarks,
-                model,
-                tokenizer,
-                config,
-                checkpoint=folder,
+                *(benchmarks, model, tokenizer, config),
                 out=out / "benchmarks" / folder.name,
                 last=last,
+                checkpoint=folder,
                 device=device,
                 **place,
             )
             if last:
-                draw_all_samples(
-                    model,
-                    tokenizer,
-                    items,
-                    config,
-                    checkpoint=folder,
-                    step=step,
-                    out=out,
-                    device=device,
-                )
+                where = Place(checkpoint=folder, step=step, out=out, device=device)
+                draw_all_samples(model, tokenizer, items, config, where)
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None
         write_rows(_part(out, "answers", step), answers)
         write_rows(_part(out, "scores", step), scores)
-    for name, kind in (("answers", AnswerRow), ("scores", ScoreRow)):
-        _join(out, name, kind, list(checkpoints))
-    shutil.rmtree(out / "parts")
+    _join_all(out, list(checkpoints))
     progress(len(checkpoints), len(checkpoints))
 
 
@@ -145,6 +132,13 @@ def read_items(files: Sequence[Path]) -> list[EvaluationItem]:
 
 def _part(out: Path, name: str, step: int) -> Path:
     return out / "parts" / f"{name}-{step:08d}.jsonl"
+
+
+def _join_all(out: Path, steps: list[int]) -> None:
+    """Make one file of each kind of part, the scores last."""
+    for name, kind in (("answers", AnswerRow), ("scores", ScoreRow)):
+        _join(out, name, kind, steps)
+    shutil.rmtree(out / "parts")
 
 
 def _join(out: Path, name: str, kind: type[Any], steps: list[int]) -> None:

@@ -7,7 +7,7 @@ A kill loses the group of questions at work and nothing else.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isoflop.evaluate.benchmarks import SPLIT
@@ -31,16 +31,22 @@ PLACES = 128
 """Samples decoded together, and of a group at least, as `isoflop sample` has it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which checkpoint is sampled, and where the samples go."""
+
+    checkpoint: Path
+    step: int
+    out: Path
+    device: str
+
+
 def draw_all_samples(
     model: Transformer,
     tokenizer: Tokenizer,
     items: Sequence[Path],
     config: EvaluateConfig,
-    *,
-    checkpoint: Path,
-    step: int,
-    out: Path,
-    device: str = "cpu",
+    place: Place,
 ) -> None:
     """Draw the samples of every task of `config.samples`; nothing where there is none.
 
@@ -64,9 +70,9 @@ def draw_all_samples(
         )
         for asked in config.samples:
             for questions in _questions(asked, items):
-                found = _curve(examinee, asked, questions, checkpoint, out, device)
-                rows += [_row(one, questions, step) for one in found]
-    write_rows(out / SAMPLED_FILE, rows)
+                found = _curve(examinee, asked, questions, place)
+                rows += [_row(one, questions, place.step) for one in found]
+    write_rows(place.out / SAMPLED_FILE, rows)
 
 
 def _questions(asked: Samples, items: Sequence[Path]) -> list[OwnQuestions]:
@@ -80,9 +86,7 @@ def _curve(
     examinee: Examinee,
     asked: Samples,
     questions: OwnQuestions,
-    checkpoint: Path,
-    out: Path,
-    device: str,
+    place: Place,
 ) -> list[CurveRow]:
     sampling = replace(
         questions.loaded.task.sampling,
@@ -94,14 +98,19 @@ def _curve(
         examinee,
         questions.loaded,
         sampling,
-        checkpoint=checkpoint,
+        checkpoint=place.checkpoint,
         generator="isoflop",
         num_samples=asked.num_samples,
         seed=asked.seed,
         group_samples=PLACES,
     )
     folder = draw_samples(
-        examinee, questions.loaded, run, out=out, progress=lambda *_: None, device=device
+        examinee,
+        questions.loaded,
+        run,
+        out=place.out,
+        progress=lambda *_: None,
+        device=place.device,
     )
     problems = by_problem(list(read_rows(folder / SAMPLES_FILE, SampleRow)))
     return curve(problems, sample_numbers(asked.num_samples))
