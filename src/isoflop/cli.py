@@ -175,6 +175,7 @@ class WeightType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+Stored = Annotated[WeightType, typer.Option(help="Of the weights; bfloat16 changes the logits.")]
 ShardBytes = Annotated[
     int | None, typer.Option(min=1, help="Of one weights file. Default: 5,000,000,000.")
 ]
@@ -190,9 +191,7 @@ def export_command(
         ExportFormat,
         typer.Option(help="hf: a Mixtral for transformers; verl: a run of GRPO from it."),
     ],
-    dtype: Annotated[
-        WeightType, typer.Option(help="Of the weights; bfloat16 changes the logits.")
-    ] = WeightType.FLOAT32,
+    dtype: Stored = WeightType.FLOAT32,
     tokenizer: Annotated[
         str | None,
         typer.Option(
@@ -211,8 +210,10 @@ def export_command(
 ) -> None:
     """Write a checkpoint in a form that other programs open."""
     if to is ExportFormat.VERL:
-        given = (tokenizer, end_of_text), dtype.value, max_shard_bytes, task
-        grpo_options.export_verl(checkpoint, directory, *given, (data, prompt, validate, changes))
+        settings, reader = (data, prompt, validate, changes), (tokenizer, end_of_text)
+        grpo_options.export_verl(
+            checkpoint, directory, reader, dtype.value, max_shard_bytes, task, settings
+        )
         return
     from isoflop.model.checkpoint import checkpoint_folder
     from isoflop.model.huggingface.export import MAX_SHARD_BYTES, export_checkpoint

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from isoflop.config import UserError
-from isoflop.evaluate.benchmarks import ask_benchmarks, load_benchmarks
+from isoflop.evaluate.benchmarks import Place, ask_benchmarks, load_benchmarks
 from isoflop.evaluate.config import EvaluateConfig
-from isoflop.evaluate.sampled import Place, draw_all_samples
+from isoflop.evaluate.sampled import draw_all_samples
 from isoflop.evaluate.score import evaluate_checkpoint
 from isoflop.model.checkpoint import CHECKPOINTS, STEP_PREFIX, load_checkpoint
 from isoflop.records import AnswerRow, EvaluationItem, ScoreRow, read_rows, write_rows
@@ -73,16 +73,9 @@ def evaluate_run(
             scores, answers = evaluate_checkpoint(
                 model, tokenizer, asked, config, **place, max_items=limit
             )
-            scores += ask_benchmarks(
-                *(benchmarks, model, tokenizer, config),
-                out=out / "benchmarks" / folder.name,
-                last=last,
-                checkpoint=folder,
-                device=device,
-                **place,
-            )
+            where = Place(checkpoint=folder, out=out, device=device, **place)
+            scores += ask_benchmarks(benchmarks, model, tokenizer, config, where, last=last)
             if last:
-                where = Place(checkpoint=folder, step=step, out=out, device=device)
                 draw_all_samples(model, tokenizer, items, config, where)
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None

@@ -7,10 +7,10 @@ A kill loses the group of questions at work and nothing else.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from isoflop.evaluate.benchmarks import SPLIT
+from isoflop.evaluate.benchmarks import SPLIT, Place
 from isoflop.evaluate.config import EvaluateConfig, Samples
 from isoflop.evaluate.sampling.ours import OurGenerator
 from isoflop.evaluate.tasks.ask import Examinee
@@ -29,16 +29,6 @@ SAMPLED_FILE = "sampled.jsonl"
 
 PLACES = 128
 """Samples decoded together, and of a group at least, as `isoflop sample` has it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Which checkpoint is sampled, and where the samples go."""
-
-    checkpoint: Path
-    step: int
-    out: Path
-    device: str
 
 
 def draw_all_samples(

@@ -11,8 +11,16 @@ from isoflop.sweep.config import Experiment
 from isoflop.tokens.config import TokenizerConfig
 from isoflop.train.config import TrainConfig
 
-ASKED = ProblemSource(task="probes_seen", source=PROBLEMS.name, prompt="{question}")
-"""Rewarded on the problems that pre-training read; scores on the others say what carries over."""
+ASKED_ITEMS = 256
+"""Questions of each split that every checkpoint is asked; GRPO trains on the others."""
+
+TRAINED = ProblemSource(
+    task="probes_held_out",
+    source=PROBLEMS.name,
+    prompt="{question}",
+    skip_problems=ASKED_ITEMS,
+)
+"""Problems that pre-training never read: those it read it soon knows by heart, and they teach nothing."""
 
 LEARNING_RATES = (1e-4, 1e-3)
 """20 and 200 times the study's 5e-6: these models are 16 to 64 times narrower. Chosen."""
@@ -24,15 +32,15 @@ NEW_TOKENS = 16
 def demo_grpo() -> Experiment:
     """Three sparsities, pre-trained until they solve some problems, then rewarded for right answers."""
     settings = GrpoConfig(
-        train=ASKED,
+        train=TRAINED,
         reward="answer",
-        num_steps=30,
+        num_steps=60,
         prompts_per_step=32,
         mini_batch_prompts=32,
         samples_per_prompt=8,
         micro_batch_answers=256,
         max_response_tokens=NEW_TOKENS,
-        checkpoint_steps=10,
+        checkpoint_steps=20,
     )
     family = small_family(
         name="demo-grpo",
@@ -48,7 +56,7 @@ def demo_grpo() -> Experiment:
             num_checkpoints=2,
         ),
         evaluate=EvaluateConfig(
-            max_items=256,
+            max_items=ASKED_ITEMS,
             max_items_between=128,
             max_new_tokens=NEW_TOKENS,
             samples=(

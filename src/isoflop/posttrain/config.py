@@ -32,6 +32,9 @@ class ProblemSource:
     """In tables. None: task and source."""
     max_problems: int | None = None
     """The first so many. None: all; of reasoning-gym's it is how many are made."""
+    skip_problems: int = 0
+    """The first so many are left out: those that `EvaluateConfig.max_items` asks, of each of a study's
+    own tasks and splits, so that no score is of a problem that was trained on."""
     seed: int = 0
     """Of reasoning-gym's problems."""
     prompt: str = "{question}\n\n"
@@ -42,6 +45,11 @@ class ProblemSource:
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
             raise UserError(f"name={self.name!r} must be letters, digits, '-', '_' and '.'")
+        if self.skip_problems < 0 or (self.skip_problems and self.task.startswith(REASONING_GYM)):
+            raise UserError(
+                f"skip_problems={self.skip_problems} must be at least 0, and 0 for reasoning-gym's "
+                "problems: another seed makes others"
+            )
         if self.source is not None and not self.is_own:
             raise UserError(
                 f"source={self.source!r} names a part of a study's own questions; it goes with "

@@ -53,7 +53,13 @@ def load_problems(
     if task.scorer in ("choice", "none"):
         raise UserError(f"{source.task} generates no answers that could earn a reward")
     loaded = _loaded(source, task, own)
-    problems = [problem for one in loaded for problem in one.problems][: source.max_problems]
+    left = [problem for one in loaded for problem in one.problems[source.skip_problems :]]
+    problems = left[: source.max_problems]
+    if not problems:
+        raise UserError(
+            f"{source.label}: skip_problems={source.skip_problems} leaves none of "
+            f"{sum(len(one.problems) for one in loaded)} problems"
+        )
     return ProblemSet(
         name=source.label,
         problems=tuple(_prompted(source, problem) for problem in problems),
@@ -74,13 +80,14 @@ def _loaded(
             )
         files = list(own.values()) if source.source is None else [own[source.source]]
         return [one.loaded for one in load_own(source.task, files)]
+    most = source.max_problems
     return [
         load_task(
             source.task,
             data=None if source.data is None else Path(source.data),
             style="bare" if "bare" in task.templates else None,
             shots=0,
-            limit=source.max_problems,
+            limit=None if most is None else source.skip_problems + most,
         )
     ]
 

@@ -15,11 +15,16 @@ from isoflop.config import UserError, override
 from isoflop.evaluate.config import Samples
 from isoflop.model.checkpoint import checkpoint_folder
 from isoflop.posttrain import loop
+from isoflop.posttrain.problems import load_problems
 from isoflop.records import ScoreRow, read_rows
+from isoflop.sandbox import Sandbox
 from isoflop.stage_records import StageRow
 from isoflop.sweep.lineage import find_study, open_tokenizer
+from isoflop.sweep.pool import RunProgress
 from isoflop.sweep.posttrain import post_train
+from isoflop.sweep.progress import run_share
 from isoflop.sweep.run import run_study
+from isoflop.sweep.stages import item_files
 from isoflop.sweep.study import map_study, read_study_map
 
 SAMPLES = Samples(task="probes_held_out", num_samples=4, max_new_tokens=6, max_items=4)
@@ -233,6 +238,30 @@ def test_settings_that_cannot_work_are_refused_before_anything_runs(tmp_path):
             tmp_path / "out",
         )
     assert not (tmp_path / "out" / "train").exists()
+
+
+def test_problems_that_are_asked_can_be_left_out_of_training(posttrained):
+    _, root, _ = posttrained
+    study = read_study_map(root)
+    source = dataclasses.replace(tiny_grpo()[0].train, source=None)
+    own = item_files(study, root)
+    every = load_problems(source, "answer", Sandbox(), own).problems
+    few = load_problems(dataclasses.replace(source, skip_problems=6), "answer", Sandbox(), own)
+    # Of each task: memory's and reasoning's eight questions without their first six.
+    assert few.problems == (*every[6:8], *every[14:16])
+    none = dataclasses.replace(source, skip_problems=8)
+    with pytest.raises(UserError, match="skip_problems=8 leaves none of 16 problems"):
+        load_problems(none, "answer", Sandbox(), own)
+    with pytest.raises(UserError, match="another seed makes others"):
+        dataclasses.replace(source, task="reasoning_gym:chain_sum", skip_problems=1, max_problems=9)
+
+
+def test_the_bar_of_a_run_with_grpo_never_goes_back():
+    said = [("start", 0, 1), ("train", 5, 10), ("evaluate", 0, 2), ("evaluate", 2, 2)]
+    said += [("grpo", 0, 4), ("grpo", 4, 4), ("done", 1, 1)]
+    shares = [run_share(RunProgress(0, *one, None), 0.5) for one in said]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[3], shares[-1]) == (0.0, 0.5, 1.0)
 
 
 @pytest.mark.parametrize(
