@@ -36,7 +36,7 @@ NEW_TOKENS = 24
 
 def study_prompts(study: StudyCheckpoint) -> list[str]:
     """Questions of all tasks, evenly spaced."""
-    items = read_items(item_files(study.study, study.root))
+    items = read_items(list(item_files(study.study, study.root).values()))
     return [items[place * len(items) // NUM_PROMPTS].prompt for place in range(NUM_PROMPTS)]
 
 

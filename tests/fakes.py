@@ -8,6 +8,7 @@ from isoflop.corpus.config import ArithmeticProbe, Corpus, PhoneBookProbe, TextS
 from isoflop.design.family import Cell
 from isoflop.evaluate.config import EvaluateConfig
 from isoflop.model.config import ModelConfig
+from isoflop.posttrain.config import GrpoConfig, ProblemSource, grpo_sweep
 from isoflop.sweep.config import Experiment
 from isoflop.tokens.batches import Mixture
 from isoflop.tokens.config import TokenizerConfig
@@ -80,6 +81,24 @@ def tiny_experiment(folder: Path, **changes: object) -> Experiment:
         "evaluate": EvaluateConfig(max_items=8, max_items_between=4, max_new_tokens=8),
     }
     return Experiment(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def tiny_grpo(**changes: object) -> tuple[GrpoConfig, ...]:
+    """Two steps at two learning rates on the questions of the reasoning probe that were read."""
+    source = ProblemSource(task="probes_seen", source="reasoning", prompt="{question}")
+    fields: dict[str, object] = {
+        "train": source,
+        "reward": "answer",
+        "num_steps": 2,
+        "prompts_per_step": 4,
+        "samples_per_prompt": 2,
+        "mini_batch_prompts": 4,
+        "max_prompt_tokens": 32,
+        "max_response_tokens": 6,
+        "batch_sequences": 8,
+    }
+    settings = GrpoConfig(**{**fields, **changes})  # type: ignore[arg-type]
+    return grpo_sweep(settings, learning_rates=(1e-4, 1e-3))
 
 
 def tiny_shard(folder: Path, name: str, seed: int, num_documents: int = 30) -> Shard:

@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from isoflop import __version__
 from isoflop.analysis.commands import figure_command, fit_command, recommend_command
 from isoflop.bench.commands import app as bench_app
+from isoflop.commands import grpo as grpo_options
 from isoflop.commands.evaluate import app as evaluate_app
 from isoflop.commands.grpo import app as grpo_app
 from isoflop.config import UserError, override
@@ -164,6 +165,7 @@ class ExportFormat(StrEnum):
     """What a checkpoint can be exported to."""
 
     HF = "hf"
+    VERL = "verl"
 
 
 class WeightType(StrEnum):
@@ -173,16 +175,23 @@ class WeightType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+Stored = Annotated[WeightType, typer.Option(help="Of the weights; bfloat16 changes the logits.")]
+ShardBytes = Annotated[
+    int | None, typer.Option(min=1, help="Of one weights file. Default: 5,000,000,000.")
+]
+
+
 @app.command("export")
 def export_command(
     checkpoint: Annotated[
         Path, typer.Argument(help="A checkpoint's folder, or a run's: then its last checkpoint.")
     ],
     directory: Annotated[Path, typer.Argument(help="The new folder to write.")],
-    to: Annotated[ExportFormat, typer.Option(help="hf: a Mixtral that transformers opens.")],
-    dtype: Annotated[
-        WeightType, typer.Option(help="Of the weights; bfloat16 changes the logits.")
-    ] = WeightType.FLOAT32,
+    to: Annotated[
+        ExportFormat,
+        typer.Option(help="hf: a Mixtral for transformers; verl: a run of GRPO from it."),
+    ],
+    dtype: Stored = WeightType.FLOAT32,
     tokenizer: Annotated[
         str | None,
         typer.Option(
@@ -192,16 +201,27 @@ def export_command(
     end_of_text: Annotated[
         str | None, typer.Option(help="Token of --tokenizer FILE that ends documents.")
     ] = None,
-    max_shard_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Of one weights file. Default: 5,000,000,000.")
-    ] = None,
+    max_shard_bytes: ShardBytes = None,
+    task: Annotated[str | None, typer.Option(help="verl: as in `isoflop grpo`.")] = None,
+    data: grpo_options.Data = None,
+    prompt: grpo_options.Prompt = None,
+    validate: grpo_options.Validate = None,
+    changes: grpo_options.Settings = None,
 ) -> None:
     """Write a checkpoint in a form that other programs open."""
+    if to is ExportFormat.VERL:
+        settings, reader = (data, prompt, validate, changes), (tokenizer, end_of_text)
+        grpo_options.export_verl(
+            checkpoint, directory, reader, dtype.value, max_shard_bytes, task, settings
+        )
+        return
     from isoflop.model.checkpoint import checkpoint_folder
     from isoflop.model.huggingface.export import MAX_SHARD_BYTES, export_checkpoint
     from isoflop.sweep.lineage import find_study, find_tokenizer
 
     checkpoint = checkpoint_folder(checkpoint)
+    if task or data or prompt or validate or changes:
+        raise UserError("--task, --data, --prompt, --validate and --set go with --to verl")
     study = find_study(checkpoint)
     done = export_checkpoint(
         checkpoint,

@@ -94,7 +94,7 @@ def files(tmp_path, monkeypatch) -> Path:
         (("plan", "bytes.py"), "bytes.py:"),
         (("plan", "folder.py"), "folder.py: no such file"),
         (("plan", "missing.py"), "missing.py: no such file"),
-        (("run", "nothing"), "no experiment 'nothing'; there are demo, desk, paper"),
+        (("run", "nothing"), "no experiment 'nothing'; there are demo, demo-grpo, desk, paper"),
         (("plan", "demo", "--set", "train.tokens=1"), "has no field 'tokens'; it has train_tokens"),
         (("plan", "demo", "--set", "train.train_tokens=many"), "expected int, got 'many'"),
         (("plan", "demo", "--set", "train.train_tokens"), "must have the form path=value"),

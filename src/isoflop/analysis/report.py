@@ -8,11 +8,13 @@ import re
 from pathlib import Path
 
 from isoflop.analysis.answer import answer
+from isoflop.analysis.charts.chart import FigureGroup
 from isoflop.analysis.charts.svg import svg_text
 from isoflop.analysis.families import TOLERANCE, answer_split
 from isoflop.analysis.figures import all_figures
 from isoflop.analysis.page.laws import chain_sections, law_sections
 from isoflop.analysis.page.render import Contents, render
+from isoflop.analysis.paper.figures import stage_charts
 from isoflop.analysis.questions.findings import all_findings
 from isoflop.analysis.study import Study, read_study
 from isoflop.analysis.table import table, write_table
@@ -52,12 +54,13 @@ def write_report(
     Args:
         runs: The table that `study` was made of, where it is not one of our own studies.
     """
-    write_table(study.rows, folder)
+    write_table(study.rows, folder, study.stages)
     known = runs or table_of(study)
     groups = all_figures(study, tolerance)
     laws, refused = law_sections(known) if known is not None else ((), ())
     if known is not None:
         laws = (*laws, *chain_sections(known, _answering(study, known)))
+        groups = (*groups, *_stage_figures(known))
     charts = [chart for group in groups for chart in group.charts]
     charts += [chart for law in laws for chart in law.charts]
     drawn = {chart.name: svg_text(chart) for chart in charts}
@@ -76,6 +79,19 @@ def write_report(
     return folder / "report.html"
 
 
+def _stage_figures(runs: RunTable) -> tuple[FigureGroup, ...]:
+    """What later stages changed, where the table has some."""
+    charts = stage_charts(runs)
+    if not charts:
+        return ()
+    caption = (
+        "Accuracy of each run before and after its later stages, against the training loss that its "
+        "pre-training ended with."
+    )
+    group = FigureGroup(name="after", title="Before and after", caption=caption, charts=charts)
+    return (group,)
+
+
 def _answering(study: Study, runs: RunTable) -> list[tuple[str, str | None]]:
     """Each task with the split that answers for it."""
     return [
@@ -87,7 +103,7 @@ def _answering(study: Study, runs: RunTable) -> list[tuple[str, str | None]]:
 
 def table_of(study: Study) -> RunTable | None:
     """A study's rows as a table of runs; None without rows or without any figure to conclude from."""
-    names, lines = table(study.rows)
+    names, lines = table(study.rows, study.stages)
     if not any(row.train_loss is not None or row.scores or row.losses for row in study.rows):
         return None
     objects = [dict(zip(names, line, strict=True)) for line in lines]

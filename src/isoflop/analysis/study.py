@@ -2,6 +2,7 @@
 
 experiment.json  the config as text                       required
 ledger.jsonl     CheckpointRow, all figures a checkpoint   required
+stages.jsonl     StageRow, samples and GRPO                may be missing
 cells.jsonl      CellState, where each run stands          required
 corpus.jsonl     SourceRow                                 may be missing
 funnel.jsonl     FunnelRow                                 may be missing
@@ -27,6 +28,7 @@ from isoflop.records import (
     read_json,
     read_rows,
 )
+from isoflop.stage_records import StageRow
 
 STATED_FACTS = "memory"
 """The phone book's usual name: a table without a config has no other word for it."""
@@ -38,7 +40,7 @@ class Study:
 
     name: str
     rows: tuple[CheckpointRow, ...]
-    """All checkpoints of all runs, in any order."""
+    """All checkpoints of all runs' pre-training, in any order."""
     states: tuple[CellState, ...]
     """Every planned run. A run that is not "done" is named in the report."""
     config: Any = None
@@ -46,6 +48,8 @@ class Study:
     corpus: tuple[SourceRow, ...] = ()
     funnel: tuple[FunnelRow, ...] = ()
     mixture: tuple[MixtureRow, ...] = ()
+    stages: tuple[StageRow, ...] = ()
+    """Samples of last checkpoints, and what was measured after GRPO."""
     environment: dict[str, Any] = field(default_factory=dict)
     """As folders.environment gives it; {} if not recorded."""
 
@@ -106,6 +110,7 @@ def read_study(folder: Path) -> Study:
         corpus=_optional(folder / "corpus.jsonl", SourceRow),
         funnel=_optional(folder / "funnel.jsonl", FunnelRow),
         mixture=_optional(folder / "mixture.jsonl", MixtureRow),
+        stages=_optional(folder / "stages.jsonl", StageRow),
         environment=environment,
     )
 

@@ -9,9 +9,23 @@ import typer
 from isoflop.config import UserError, override, to_dict
 
 if TYPE_CHECKING:
+    from isoflop.model.huggingface.export import WeightType
     from isoflop.posttrain.config import GrpoConfig, ProblemSource
 
 app = typer.Typer()
+
+Data = Annotated[str | None, typer.Option(help="The problems' file or folder.")]
+Prompt = Annotated[
+    str | None, typer.Option(help="E.g. '{question}'. Default: the question, a blank line.")
+]
+Validate = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TASK=FILE", help="Asked greedily before and between. Repeatable."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Of GrpoConfig, e.g. num_steps=20."),
+]
 
 NORMAL_95 = 1.959964
 """Standard errors of a 95% interval."""
@@ -26,18 +40,10 @@ def grpo(
         str, typer.Option(help="A task of `isoflop eval`, or reasoning_gym:<data set>.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the run; a killed run goes on there.")],
-    data: Annotated[str | None, typer.Option(help="The problems' file or folder.")] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="E.g. '{question}'. Default: the question, a blank line.")
-    ] = None,
-    validate: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TASK=FILE", help="Asked greedily before and between. Repeatable."),
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Of GrpoConfig, e.g. num_steps=20."),
-    ] = None,
+    data: Data = None,
+    prompt: Prompt = None,
+    validate: Validate = None,
+    changes: Settings = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="A tokenizer.json.")] = None,
     end_of_text: Annotated[str | None, typer.Option(help="Token of --tokenizer FILE.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -45,12 +51,12 @@ def grpo(
 ) -> None:
     """Post-train a checkpoint by GRPO: rewards, rows of every step, answers to read."""
     from isoflop.model.checkpoint import checkpoint_folder
-    from isoflop.posttrain.page import write_page
+    from isoflop.posttrain.page import PAGE_FILE
     from isoflop.posttrain.run import run_grpo
     from isoflop.sweep.lineage import open_tokenizer
 
     checkpoint = checkpoint_folder(checkpoint)
-    config = _config(task, data, prompt, validate or [], changes or [])
+    config = grpo_config(task, data, prompt, validate, changes)
     reader = open_tokenizer(checkpoint, tokenizer, end_of_text)
     folder = run_grpo(
         checkpoint,
@@ -61,14 +67,18 @@ def grpo(
         progress=_show,
         device=device,
     )
-    page = write_page(folder, reader)
     _tell(folder, config, as_json=as_json)
-    typer.echo(str(page), err=as_json)
+    typer.echo(str(folder / PAGE_FILE), err=as_json)
 
 
-def _config(
-    task: str, data: str | None, prompt: str | None, validate: list[str], changes: list[str]
+def grpo_config(
+    task: str, data: Data, prompt: Prompt, validate: Validate, changes: Settings
 ) -> "GrpoConfig":
+    """The settings that the options ask for.
+
+    Raises:
+        UserError: an option without its form, or a value that is not allowed.
+    """
     from isoflop.posttrain.config import GrpoConfig, ProblemSource
 
     def source(name: str, file: str | None) -> "ProblemSource":
@@ -76,12 +86,12 @@ def _config(
         return plain if prompt is None else override(plain, f"prompt={prompt}")
 
     held = []
-    for given in validate:
+    for given in validate or []:
         name, equals, file = given.partition("=")
         if not equals and not name.startswith("reasoning_gym:"):
             raise UserError(f"--validate {given!r} must have the form TASK=FILE")
         held.append(source(name, file or None))
-    return override(GrpoConfig(train=source(task, data), validation=tuple(held)), *changes)
+    return override(GrpoConfig(train=source(task, data), validation=tuple(held)), *(changes or []))
 
 
 def _show(done: int, total: int, reward: float | None) -> None:
@@ -111,3 +121,42 @@ def _tell(folder: Path, config: "GrpoConfig", *, as_json: bool) -> None:
         typer.echo(
             f"{row.source} {when}: {row.reward:.4f}{spread} over {row.num_problems} problems"
         )
+
+
+def export_verl(
+    checkpoint: Path,
+    directory: Path,
+    tokenizer: tuple[str | None, str | None],
+    dtype: "WeightType",
+    max_shard_bytes: int | None,
+    task: str | None,
+    options: tuple[Data, Prompt, Validate, Settings],
+) -> None:
+    """`isoflop export --to verl`.
+
+    Args:
+        tokenizer: --tokenizer and --end-of-text.
+        options: as `grpo_config` has them.
+    """
+    from isoflop.model.checkpoint import checkpoint_folder
+    from isoflop.posttrain import verl_export
+    from isoflop.sweep.lineage import find_study, find_tokenizer, open_tokenizer
+
+    if task is None:
+        raise UserError("--to verl needs --task, and its problems with --data, as `isoflop grpo`")
+    if max_shard_bytes is not None:
+        raise UserError("--max-shard-bytes goes with --to hf")
+    checkpoint = checkpoint_folder(checkpoint)
+    study = find_study(checkpoint)
+    done = verl_export.export_verl(
+        checkpoint,
+        directory,
+        grpo_config(task, *options),
+        tokenizer=open_tokenizer(checkpoint, *tokenizer),
+        files=find_tokenizer(checkpoint, study, *tokenizer),
+        lineage=None if study is None else study.lineage(),
+        dtype=dtype,
+    )
+    typer.echo(f"{directory}\n{done.model.line()}")
+    left = f", {done.num_left_out} too long and left out by verl" if done.num_left_out else ""
+    typer.echo(f"{done.num_problems} problems{left}; {directory / verl_export.RUN_FILE} starts it")

@@ -30,6 +30,18 @@ class LoadedBenchmark:
     between: LoadedTask
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which checkpoint is asked, and where its rows go."""
+
+    checkpoint: Path
+    step: int
+    tokens: int
+    """Read by pre-training up to there."""
+    out: Path
+    device: str = "cpu"
+
+
 def load_benchmarks(config: EvaluateConfig) -> list[LoadedBenchmark]:
     """Read the problems of all benchmarks.
 
@@ -58,15 +70,11 @@ def ask_benchmarks(
     model: Transformer,
     tokenizer: Tokenizer,
     config: EvaluateConfig,
+    place: Place,
     *,
-    checkpoint: Path,
-    out: Path,
-    step: int,
-    tokens: int,
     last: bool,
-    device: str = "cpu",
 ) -> list[ScoreRow]:
-    """A score row for each benchmark; the rows of its problems lie under `out`.
+    """A score row for each benchmark; the rows of its problems lie under `place.out`/benchmarks.
 
     Raises:
         UserError: see `isoflop.evaluate.tasks.ask.ask`.
@@ -93,17 +101,17 @@ def ask_benchmarks(
                 examinee,
                 loaded,
                 sampling,
-                checkpoint=checkpoint,
-                out=out,
+                checkpoint=place.checkpoint,
+                out=place.out / "benchmarks" / place.checkpoint.name,
                 progress=lambda done, total: None,
-                device=device,
+                device=place.device,
             )
         finally:
             if sandbox is not None:
                 sandbox.close()
         assert folder is not None
         items = list(read_rows(folder / "items.jsonl", TaskItemRow))
-        rows.append(score_row_of(score, items, step=step, tokens=tokens))
+        rows.append(score_row_of(score, items, step=place.step, tokens=place.tokens))
     return rows
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isoflop.config import UserError
-from isoflop.evaluate.tasks.names import find_task
+from isoflop.evaluate.tasks.names import OWN_TASKS, find_task
 from isoflop.evaluate.tasks.problem import Style
 
 ContextStart = Literal["end_of_text", "nothing"]
@@ -48,6 +48,45 @@ class Benchmark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Many samples of each question of a task: coverage and self-consistency of the last checkpoint.
+
+    Defaults: arXiv:2508.18672, released test-time-compute code."""
+
+    task: str
+    """A task of `isoflop eval` whose answers are generated."""
+    data: str | None = None
+    """A file, or a folder as the hub has it. None: the study's own questions, of the probes."""
+    num_samples: int = 128
+    """Told for 1, 2, 4 and so on up to so many."""
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_new_tokens: int = 1024
+    max_items: int | None = None
+    """The first so many questions of each split. None: all."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        find_task(self.task)
+        if self.data is None and self.task not in OWN_TASKS:
+            raise UserError(
+                f"samples of {self.task} need its file in data=; only {', '.join(OWN_TASKS)} are "
+                "the study's own"
+            )
+        if self.num_samples < 2:
+            raise UserError(f"{self.task}: num_samples={self.num_samples} must be at least 2")
+        if self.temperature <= 0:
+            raise UserError(
+                f"{self.task}: temperature={self.temperature} must be above 0: greedy samples are "
+                "all the same"
+            )
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"{self.task}: top_p={self.top_p} must be above 0 and at most 1")
+        if self.max_new_tokens < 1 or (self.max_items is not None and self.max_items < 1):
+            raise UserError(f"{self.task}: max_new_tokens and max_items must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Items asked of each checkpoint, and how answers are generated."""
 
@@ -64,6 +103,8 @@ class EvaluateConfig:
     sequence's first in training; "nothing": for models whose attention stops at document ends."""
     benchmarks: tuple[Benchmark, ...] = ()
     """Asked besides the probes that the corpus brings."""
+    samples: tuple[Samples, ...] = ()
+    """Test-time compute: drawn of the last checkpoint, and of what GRPO made of it."""
 
     def __post_init__(self) -> None:
         for name in ("max_items", "max_items_between", "max_new_tokens", "batch_items"):
@@ -72,3 +113,6 @@ class EvaluateConfig:
         tasks = [one.task for one in self.benchmarks]
         if len(set(tasks)) < len(tasks):
             raise UserError(f"benchmarks must be different tasks, got {', '.join(tasks)}")
+        sampled = [one.task for one in self.samples]
+        if len(set(sampled)) < len(sampled):
+            raise UserError(f"samples must be of different tasks, got {', '.join(sampled)}")

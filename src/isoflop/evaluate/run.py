@@ -3,6 +3,7 @@
     <train folder>/checkpoints/step-<8 digits>/   read
     <out>/parts/{answers,scores}-<8 digits>.jsonl one pair a checkpoint; scores last
     <out>/benchmarks/step-<8 digits>/eval/        a folder for each benchmark, see tasks.run
+    <out>/samples/, <out>/sampled.jsonl           of the last checkpoint, see evaluate.sampled
     <out>/answers.jsonl, <out>/scores.jsonl       all of them, in the order of steps; scores last
 
 A kill loses the checkpoint at work and nothing else; run again, the files hold
@@ -18,8 +19,9 @@ from typing import Any
 import torch
 
 from isoflop.config import UserError
-from isoflop.evaluate.benchmarks import ask_benchmarks, load_benchmarks
+from isoflop.evaluate.benchmarks import Place, ask_benchmarks, load_benchmarks
 from isoflop.evaluate.config import EvaluateConfig
+from isoflop.evaluate.sampled import draw_all_samples
 from isoflop.evaluate.score import evaluate_checkpoint
 from isoflop.model.checkpoint import CHECKPOINTS, STEP_PREFIX, load_checkpoint
 from isoflop.records import AnswerRow, EvaluationItem, ScoreRow, read_rows, write_rows
@@ -34,6 +36,7 @@ def evaluate_run(
     out: Path,
     *,
     batch_tokens: int,
+    tokens_before: int = 0,
     progress: Callable[[int, int], None],
     compute_dtype: torch.dtype = torch.float32,
     device: str = "cpu",
@@ -45,7 +48,8 @@ def evaluate_run(
         items: files of EvaluationItem rows; all are asked, in this order.
         config: the last checkpoint is asked `max_items`, the others `max_items_between`.
         out: folder for answers.jsonl and scores.jsonl.
-        batch_tokens: training tokens of one step.
+        batch_tokens: pre-training tokens of one step; 0 for steps of GRPO.
+        tokens_before: pre-training tokens before the first step.
         progress: called with (checkpoints scored, checkpoints) at the start and after each.
 
     Raises:
@@ -63,30 +67,21 @@ def evaluate_run(
             continue
         model = load_checkpoint(folder, compute_dtype=compute_dtype, device=device)
         last = step == max(checkpoints)
+        place = {"step": step, "tokens": tokens_before + step * batch_tokens}
         limit = config.max_items if last else config.max_items_between
-        place = {"step": step, "tokens": step * batch_tokens}
         try:
             scores, answers = evaluate_checkpoint(
                 model, tokenizer, asked, config, **place, max_items=limit
             )
-            scores += ask_benchmarks(
-                benchmarks,
-                model,
-                tokenizer,
-                config,
-                checkpoint=folder,
-                out=out / "benchmarks" / folder.name,
-                last=last,
-                device=device,
-                **place,
-            )
+            where = Place(checkpoint=folder, out=out, device=device, **place)
+            scores += ask_benchmarks(benchmarks, model, tokenizer, config, where, last=last)
+            if last:
+                draw_all_samples(model, tokenizer, items, config, where)
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None
         write_rows(_part(out, "answers", step), answers)
         write_rows(_part(out, "scores", step), scores)
-    for name, kind in (("answers", AnswerRow), ("scores", ScoreRow)):
-        _join(out, name, kind, list(checkpoints))
-    shutil.rmtree(out / "parts")
+    _join_all(out, list(checkpoints))
     progress(len(checkpoints), len(checkpoints))
 
 
@@ -130,6 +125,13 @@ def read_items(files: Sequence[Path]) -> list[EvaluationItem]:
 
 def _part(out: Path, name: str, step: int) -> Path:
     return out / "parts" / f"{name}-{step:08d}.jsonl"
+
+
+def _join_all(out: Path, steps: list[int]) -> None:
+    """Make one file of each kind of part, the scores last."""
+    for name, kind in (("answers", AnswerRow), ("scores", ScoreRow)):
+        _join(out, name, kind, steps)
+    shutil.rmtree(out / "parts")
 
 
 def _join(out: Path, name: str, kind: type[Any], steps: list[int]) -> None:

@@ -7,11 +7,17 @@ from pathlib import Path
 
 from isoflop.config import UserError, from_dict, to_dict
 from isoflop.experiments.demo import demo
+from isoflop.experiments.demo_grpo import demo_grpo
 from isoflop.experiments.desk import desk
 from isoflop.experiments.paper import paper
 from isoflop.sweep.config import Experiment
 
-EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"demo": demo, "desk": desk, "paper": paper}
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
+    "demo": demo,
+    "demo-grpo": demo_grpo,
+    "desk": desk,
+    "paper": paper,
+}
 
 
 def load_experiment(name: str) -> Experiment:

@@ -1,14 +1,20 @@
 """What a run of GRPO is: the problems, the rollouts, the objective, the optimiser."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from isoflop.config import UserError
 from isoflop.evaluate.config import ContextStart
+from isoflop.evaluate.tasks.names import OWN_TASKS
 from isoflop.posttrain.settings import AdvantageScale, Aggregation, Divergence
 
 RewardName = Literal["answer", "program_or_answer"]
 """Rewards by name, see `isoflop.posttrain.rewards`."""
+
+REASONING_GYM = "reasoning_gym:"
+"""Begins the task of a source whose problems the package reasoning-gym makes and verifies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,15 +24,48 @@ class ProblemSource:
     task: str
     """A task of `isoflop eval`, or "reasoning_gym:<data set>"."""
     data: str | None = None
-    """A file, or a folder as the hub has it. None: reasoning-gym makes them."""
+    """A file, or a folder as the hub has it. None: reasoning-gym makes them, and a study asks the
+    questions of its own probes."""
+    source: str | None = None
+    """Of a study's own questions, the source of its corpus that they come with. None: all."""
+    name: str | None = None
+    """In tables. None: task and source."""
     max_problems: int | None = None
     """The first so many. None: all; of reasoning-gym's it is how many are made."""
+    skip_problems: int = 0
+    """The first so many are left out: those that `EvaluateConfig.max_items` asks, of each of a study's
+    own tasks and splits, so that no score is of a problem that was trained on."""
     seed: int = 0
     """Of reasoning-gym's problems."""
     prompt: str = "{question}\n\n"
     """What the model reads; {question} stands for the problem's own prompt or question. The default
     is arXiv:2508.18672's: the bare question and a blank line. "{question}" for prompts that are ready,
     as the probes' are."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
+            raise UserError(f"name={self.name!r} must be letters, digits, '-', '_' and '.'")
+        if self.skip_problems < 0 or (self.skip_problems and self.task.startswith(REASONING_GYM)):
+            raise UserError(
+                f"skip_problems={self.skip_problems} must be at least 0, and 0 for reasoning-gym's "
+                "problems: another seed makes others"
+            )
+        if self.source is not None and not self.is_own:
+            raise UserError(
+                f"source={self.source!r} names a part of a study's own questions; it goes with "
+                f"task={', '.join(OWN_TASKS)} and data=None"
+            )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a study's own questions are meant."""
+        return self.data is None and self.task in OWN_TASKS
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        parts = [part for part in (self.task, self.source) if part is not None]
+        return self.name or "-".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,3 +199,21 @@ class GrpoConfig:
     def updates_per_step(self) -> int:
         """Optimiser updates of one step."""
         return self.prompts_per_step // self.mini_batch_prompts
+
+
+def grpo_sweep(
+    settings: GrpoConfig,
+    *,
+    learning_rates: Sequence[float],
+    train: Sequence[ProblemSource] | None = None,
+) -> tuple[GrpoConfig, ...]:
+    """The same settings with each training set and each learning rate, for `Experiment.grpo`.
+
+    Args:
+        train: None: the settings' own.
+    """
+    return tuple(
+        replace(settings, train=source, learning_rate=rate)
+        for source in (train or (settings.train,))
+        for rate in learning_rates
+    )

@@ -1,6 +1,6 @@
 """Problems to be rewarded on: a benchmark's, a probe's, or reasoning-gym's, each with its reward."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,19 +8,12 @@ from typing import Any
 from isoflop.config import UserError
 from isoflop.evaluate.tasks.load import load_task
 from isoflop.evaluate.tasks.names import find_task
-from isoflop.evaluate.tasks.problem import Problem
+from isoflop.evaluate.tasks.own import load_own
+from isoflop.evaluate.tasks.problem import LoadedTask, Problem, Task
 from isoflop.evaluate.tasks.score import Runner
 from isoflop.extras import import_extra
-from isoflop.posttrain.config import ProblemSource, RewardName
-from isoflop.posttrain.rewards import (
-    Reward,
-    RewardFunction,
-    answer_reward,
-    program_or_answer_reward,
-)
-
-REASONING_GYM = "reasoning_gym:"
-"""Begins the name of a source whose problems the package reasoning-gym makes and verifies."""
+from isoflop.posttrain.config import REASONING_GYM, ProblemSource, RewardName
+from isoflop.posttrain.rewards import REWARDS, Reward, RewardFunction
 
 REASONING_GYM_PROBLEMS = 1000
 """Made unless the source says how many. Chosen."""
@@ -38,8 +31,16 @@ class ProblemSet:
     """Rows that cannot be asked."""
 
 
-def load_problems(source: ProblemSource, reward: RewardName, sandbox: Runner) -> ProblemSet:
+def load_problems(
+    source: ProblemSource,
+    reward: RewardName,
+    sandbox: Runner,
+    own: Mapping[str, Path] | None = None,
+) -> ProblemSet:
     """The source's problems.
+
+    Args:
+        own: files of a study's own questions by their source of text. None: there is no study.
 
     Raises:
         UserError: no such task, unusable data, a task without verifiable answers, an extra missing.
@@ -51,20 +52,44 @@ def load_problems(source: ProblemSource, reward: RewardName, sandbox: Runner) ->
     task = find_task(source.task)
     if task.scorer in ("choice", "none"):
         raise UserError(f"{source.task} generates no answers that could earn a reward")
-    loaded = load_task(
-        source.task,
-        data=None if source.data is None else Path(source.data),
-        style="bare" if "bare" in task.templates else None,
-        shots=0,
-        limit=source.max_problems,
-    )
-    makers = {"answer": answer_reward, "program_or_answer": program_or_answer_reward}
+    loaded = _loaded(source, task, own)
+    left = [problem for one in loaded for problem in one.problems[source.skip_problems :]]
+    problems = left[: source.max_problems]
+    if not problems:
+        raise UserError(
+            f"{source.label}: skip_problems={source.skip_problems} leaves none of "
+            f"{sum(len(one.problems) for one in loaded)} problems"
+        )
     return ProblemSet(
-        name=source.task,
-        problems=tuple(_prompted(source, problem) for problem in loaded.problems),
-        rewards=makers[reward](loaded.task, sandbox),
-        num_set_aside=len(loaded.set_aside),
+        name=source.label,
+        problems=tuple(_prompted(source, problem) for problem in problems),
+        rewards=REWARDS[reward](loaded[0].task, sandbox),
+        num_set_aside=sum(len(one.set_aside) for one in loaded),
     )
+
+
+def _loaded(
+    source: ProblemSource, task: Task, own: Mapping[str, Path] | None
+) -> Sequence[LoadedTask]:
+    """The task's problems, in parts where they are a study's own."""
+    if own is not None and source.is_own:
+        if source.source is not None and source.source not in own:
+            raise UserError(
+                f"source={source.source!r} asks no questions; those that do are "
+                f"{', '.join(own) or 'none'}"
+            )
+        files = list(own.values()) if source.source is None else [own[source.source]]
+        return [one.loaded for one in load_own(source.task, files)]
+    most = source.max_problems
+    return [
+        load_task(
+            source.task,
+            data=None if source.data is None else Path(source.data),
+            style="bare" if "bare" in task.templates else None,
+            shots=0,
+            limit=None if most is None else source.skip_problems + most,
+        )
+    ]
 
 
 def _prompted(source: ProblemSource, problem: Problem) -> Problem:
@@ -94,7 +119,7 @@ def _reasoning_gym(source: ProblemSource) -> ProblemSet:
         for key, entry in entries.items()
     )
     return ProblemSet(
-        name=source.task,
+        name=source.label,
         problems=problems,
         rewards=lambda answers: _gym_rewards(made, entries, answers),
         num_set_aside=0,

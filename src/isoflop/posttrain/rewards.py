@@ -101,6 +101,13 @@ def program_or_answer_reward(task: Task, sandbox: Runner) -> RewardFunction:
     return rewards
 
 
+REWARDS: dict[str, Callable[[Task, Runner], RewardFunction]] = {
+    "answer": answer_reward,
+    "program_or_answer": program_or_answer_reward,
+}
+"""By the names of `isoflop.posttrain.config.RewardName`."""
+
+
 def program_in(text: str) -> Program | None:
     """The program that a text holds, which prints its answer; None: it holds none.
 

@@ -1,9 +1,9 @@
 """One run of GRPO in a folder of its own, named by everything that decides its rows.
 
-<out>/grpo/<name>-<digest>/    config.json, env.json, rows as `loop` writes them, DONE
+<out>/grpo/<name>-<digest>/    config.json, env.json, rows as `loop` writes them, rollouts.html, DONE
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from isoflop.evaluate.tasks.run import file_digest
 from isoflop.folders import StageFolder, stage_folder, working_in
 from isoflop.posttrain.config import GrpoConfig
 from isoflop.posttrain.loop import GrpoRun, Progress, train_grpo
+from isoflop.posttrain.page import write_page
 from isoflop.posttrain.problems import ProblemSet, load_problems
 from isoflop.posttrain.rewards import RewardFunction
 from isoflop.sandbox import Sandbox
@@ -59,31 +60,72 @@ def run_grpo(
     """
     keep_freed_memory()
     with Sandbox() as sandbox:
-        sets = [
-            load_problems(source, config.reward, sandbox)
-            for source in (config.train, *config.validation)
-        ]
+        sets = _sets(config, sandbox, None)
         if rewards is not None:
             sets = [_rewarded_by(one, rewards) for one in sets]
         folder = grpo_folder(checkpoint, tokenizer, config, sets, out, name, reward_name)
-        if folder.done:
-            return folder.path
-        with working_in(folder, device=device) as path:
-            train_grpo(
-                GrpoRun(
-                    checkpoint=checkpoint,
-                    tokenizer=tokenizer,
-                    config=config,
-                    train=sets[0],
-                    validation=tuple(sets[1:]),
-                    digest=folder.digest,
-                    device=device,
-                ),
-                path,
-                progress,
-            )
-            folder.finish()
+        if not folder.done:
+            _work(folder, checkpoint, tokenizer, config, sets, progress, device, device)
     return folder.path
+
+
+def run_grpo_in(
+    folder: StageFolder,
+    checkpoint: Path,
+    tokenizer: Tokenizer,
+    config: GrpoConfig,
+    *,
+    own: Mapping[str, Path],
+    progress: Progress,
+    device: str = "cpu",
+    device_name: str = "cpu",
+) -> None:
+    """As `run_grpo`, in a folder that a study has named.
+
+    Args:
+        own: files of the study's own questions by their source of text.
+        device_name: as the folder's env.json is to have it.
+
+    Raises:
+        UserError: as `run_grpo`.
+    """
+    if folder.done:
+        return
+    keep_freed_memory()
+    with Sandbox() as sandbox:
+        sets = _sets(config, sandbox, own)
+        _work(folder, checkpoint, tokenizer, config, sets, progress, device, device_name)
+
+
+def _sets(config: GrpoConfig, sandbox: Sandbox, own: Mapping[str, Path] | None) -> list[ProblemSet]:
+    """Training problems first, then those of each validation source."""
+    sources = (config.train, *config.validation)
+    return [load_problems(source, config.reward, sandbox, own) for source in sources]
+
+
+def _work(
+    folder: StageFolder,
+    checkpoint: Path,
+    tokenizer: Tokenizer,
+    config: GrpoConfig,
+    sets: Sequence[ProblemSet],
+    progress: Progress,
+    device: str,
+    device_name: str,
+) -> None:
+    run = GrpoRun(
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        config=config,
+        train=sets[0],
+        validation=tuple(sets[1:]),
+        digest=folder.digest,
+        device=device,
+    )
+    with working_in(folder, device=device_name) as path:
+        train_grpo(run, path, progress)
+        write_page(path, tokenizer)
+        folder.finish()
 
 
 def grpo_folder(

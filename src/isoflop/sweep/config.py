@@ -7,6 +7,8 @@ from isoflop.config import UserError
 from isoflop.corpus.config import Corpus
 from isoflop.design.family import Cell, check_matched
 from isoflop.evaluate.config import EvaluateConfig
+from isoflop.evaluate.tasks.names import OWN_TASKS
+from isoflop.posttrain.config import REASONING_GYM, GrpoConfig
 from isoflop.tokens.config import TokenizerConfig
 from isoflop.tokens.tokenizer import padded_vocabulary_size
 from isoflop.train.config import TrainConfig
@@ -28,6 +30,9 @@ class Experiment:
     cells: tuple[Cell, ...]
     train: TrainConfig
     evaluate: EvaluateConfig
+    grpo: tuple[GrpoConfig, ...] = ()
+    """Each post-trains the last checkpoint of every run, which is then evaluated again; see
+    `isoflop.posttrain.config.grpo_sweep`."""
     seeds: tuple[int, ...] = (0,)
     """Each seeds the weights and the order of the batches; the corpus has its own."""
     active_tolerance: float | None = 0.01
@@ -59,6 +64,7 @@ class Experiment:
                 f"{self.name}: with train.reset_attention=True no document was ever read after an "
                 "end of text; set evaluate.context_start='nothing'"
             )
+        _check_grpo(self)
         if self.active_tolerance is not None:
             check_matched(
                 self.cells,
@@ -78,6 +84,36 @@ class Experiment:
                 raise UserError(
                     f"{cell.name}: vocabulary_size={cell.model.vocabulary_size} must be the "
                     f"tokenizer's {size} (padded to a multiple of {self.tokenizer.pad_to_multiple})"
+                )
+
+
+def _check_grpo(experiment: Experiment) -> None:
+    """What a worker would find out after training."""
+    names = [(one.train.label, one.learning_rate) for one in experiment.grpo]
+    for label, rate in names:
+        if names.count((label, rate)) > 1:
+            raise UserError(
+                f"{experiment.name}: two of grpo train on {label} with learning_rate={rate}; the "
+                "table could not tell them apart: give their training sets different names"
+            )
+    sources = [source.name for source in experiment.corpus.sources]
+    for one in experiment.grpo:
+        if experiment.train.reset_attention and one.context_start == "end_of_text":
+            raise UserError(
+                f"{experiment.name}: with train.reset_attention=True no document was ever read "
+                "after an end of text; set grpo's context_start='nothing'"
+            )
+        for problems in (one.train, *one.validation):
+            if problems.source is not None and problems.source not in sources:
+                raise UserError(
+                    f"{experiment.name}: grpo asks the questions of source={problems.source!r}; "
+                    f"the corpus has {', '.join(sources)}"
+                )
+            made = problems.task.startswith(REASONING_GYM)
+            if problems.data is None and not (made or problems.is_own):
+                raise UserError(
+                    f"{experiment.name}: grpo on {problems.task} needs its file in data=; only "
+                    f"{', '.join(OWN_TASKS)} are the study's own"
                 )
 
 

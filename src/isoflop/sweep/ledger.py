@@ -1,7 +1,8 @@
 """The ledger: every figure ever measured on each checkpoint, joined from the run folders.
 
     <folder>/experiment.json the experiment's config
-    <folder>/ledger.jsonl    CheckpointRow, one a checkpoint
+    <folder>/ledger.jsonl    CheckpointRow, one a checkpoint of pre-training
+    <folder>/stages.jsonl    StageRow: samples of last checkpoints, and all that was measured after GRPO
     <folder>/cells.jsonl     CellState, one a run
     <folder>/corpus.jsonl    SourceRow;  <folder>/mixture.jsonl  MixtureRow
     <folder>/funnel.jsonl    FunnelRow
@@ -25,6 +26,7 @@ from isoflop.model.count import (
     train_flops_per_token_6n,
     train_flops_per_token_megatron,
 )
+from isoflop.posttrain.config import GrpoConfig
 from isoflop.records import (
     CellState,
     CheckpointRow,
@@ -40,6 +42,7 @@ from isoflop.records import (
     write_rows,
     write_text,
 )
+from isoflop.stage_records import SampledRow, StageRow
 from isoflop.sweep.study import PlannedRun, StudyMap
 
 COMMAND_FILE = "command.json"
@@ -52,10 +55,12 @@ FAILURE_FILE = "FAILED"
 def write_ledger(study: StudyMap, root: Path) -> list[CellState]:
     """Join all finished runs and write the ledger's files; returns where each run stands."""
     states = [run_state(study, root, run) for run in study.runs]
-    done = [run for run, state in zip(study.runs, states, strict=True) if state.state == "done"]
+    # What was measured of a run whose GRPO failed or waits stands in the ledger all the same.
+    done = [run for run in study.runs if study.folder(root, run.evaluate).done]
     write_rows(
         root / "ledger.jsonl", [row for run in done for row in checkpoint_rows(study, root, run)]
     )
+    write_rows(root / "stages.jsonl", [row for run in done for row in stage_rows(study, root, run)])
     write_rows(root / "cells.jsonl", states)
     write_text(root / "experiment.json", to_text(study.experiment))
     sources: list[SourceRow] = []
@@ -78,7 +83,9 @@ def _environment(root: Path, done: list[PlannedRun]) -> dict[str, Any]:
     command = root / COMMAND_FILE
     found: list[dict[str, Any]] = []
     for run in done:
-        found += read_environments(root / run.train.path / "env.json")
+        trained = (run.train, *(one.train for one in run.grpo))
+        for path in (root / stage.path / "env.json" for stage in trained):
+            found += read_environments(path) if path.exists() else []
     first = found[0] if found else environment()
     differing = {
         name: sorted({json.dumps(one.get(name)) for one in found})
@@ -96,7 +103,8 @@ def run_state(study: StudyMap, root: Path, run: PlannedRun) -> CellState:
     """Whether a run is done, failed or waiting."""
     state, reason = "waiting", None
     failure = root / run.train.path / FAILURE_FILE
-    if study.folder(root, run.evaluate).done:
+    stages = (run.evaluate, *(one.evaluate for one in run.grpo))
+    if all(study.folder(root, stage).done for stage in stages):
         state = "done"
     elif failure.exists():
         state, reason = "failed", failure.read_text(encoding="utf-8").strip()
@@ -143,6 +151,51 @@ def checkpoint_rows(study: StudyMap, root: Path, run: PlannedRun) -> list[Checkp
         joined.append(_join(study, run, mean_row(part, before), timings.get(step), *found))
         before = step
     return joined
+
+
+def stage_rows(study: StudyMap, root: Path, run: PlannedRun) -> list[StageRow]:
+    """Samples of the run's last checkpoint, and every checkpoint of its finished runs of GRPO."""
+    found = []
+    sampled = _sampled(root / run.evaluate.path)
+    if sampled:
+        found.append(_stage_row(run, "pretrained", None, None, (), sampled))
+    for planned in run.grpo:
+        if not study.folder(root, planned.evaluate).done:
+            continue
+        config, folder = study.experiment.grpo[planned.number], root / planned.evaluate.path
+        scores = list(read_rows(folder / "scores.jsonl", ScoreRow))
+        sampled = _sampled(folder)
+        for step in sorted({row.step for row in scores} | {row.step for row in sampled}):
+            of_step = tuple(row for row in scores if row.step == step)
+            drawn = tuple(row for row in sampled if row.step == step)
+            found.append(_stage_row(run, "grpo", step, config, of_step, drawn))
+    return found
+
+
+def _sampled(folder: Path) -> tuple[SampledRow, ...]:
+    path = folder / "sampled.jsonl"
+    return tuple(read_rows(path, SampledRow)) if path.exists() else ()
+
+
+def _stage_row(
+    run: PlannedRun,
+    stage: str,
+    step: int | None,
+    config: GrpoConfig | None,
+    scores: tuple[ScoreRow, ...],
+    sampled: tuple[SampledRow, ...],
+) -> StageRow:
+    return StageRow(
+        cell=run.cell,
+        seed=run.seed,
+        run=run.name,
+        stage=stage,
+        grpo_step=step,
+        grpo_learning_rate=None if config is None else config.learning_rate,
+        grpo_corpus=None if config is None else config.train.label,
+        scores=scores,
+        sampled=sampled,
+    )
 
 
 def mean_row(rows: list[StepRow], before: int) -> StepRow:

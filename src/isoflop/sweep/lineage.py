@@ -15,7 +15,7 @@ from isoflop.model.huggingface.tokenizer import (
     carried_tokenizer,
     study_tokenizer,
 )
-from isoflop.sweep.study import PlannedRun, StudyMap, read_study_map
+from isoflop.sweep.study import PlannedGrpo, PlannedRun, StudyMap, read_study_map
 from isoflop.tokens.config import TokenizerConfig
 from isoflop.tokens.tokenizer import Tokenizer
 
@@ -29,18 +29,21 @@ class StudyCheckpoint:
     study: StudyMap
     run: PlannedRun
     step: int
+    grpo: PlannedGrpo | None = None
+    """The run of GRPO that it is a checkpoint of, at that `step` of it. None: of pre-training."""
 
     def lineage(self) -> Lineage:
         """Everything the folders say of its origin."""
         experiment, train = self.study.experiment, self.root / self.run.train.path
         sources = [source.name for source in experiment.corpus.sources]
+        trained = experiment.train.num_steps if self.grpo else self.step
         return Lineage(
             experiment=experiment.name,
             run=train.name,
             cell=self.run.cell,
             seed=self.run.seed,
-            step=self.step,
-            train_tokens=self.step * experiment.train.batch_tokens,
+            step=trained,
+            train_tokens=trained * experiment.train.batch_tokens,
             planned_train_tokens=experiment.train.num_steps * experiment.train.batch_tokens,
             balance_coefficient=experiment.train.balance_coefficient,
             config_digest=self.run.train.digest,
@@ -49,6 +52,14 @@ class StudyCheckpoint:
             tokens={stage.name: stage.digest for stage in self.study.tokens},
             shares=dict(zip(sources, experiment.corpus.shares, strict=True)),
             environments=tuple(read_environments(train / "env.json")),
+            posttrained=None if self.grpo is None else self._posttrained(self.grpo),
+        )
+
+    def _posttrained(self, grpo: PlannedGrpo) -> str:
+        config = self.study.experiment.grpo[grpo.number]
+        return (
+            f"GRPO on {config.train.label}, step {self.step} of {config.num_steps}, "
+            f"learning_rate {config.learning_rate:g}; digest {grpo.train.digest}"
         )
 
     def tokenizer(self, sequence_length: int) -> TokenizerFiles:
@@ -69,11 +80,13 @@ def find_study(checkpoint: Path) -> StudyCheckpoint | None:
             continue
         study = read_study_map(root)
         for run in study.runs:
-            train = root / run.train.path
-            if train / CHECKPOINTS == checkpoint.parent:
-                for step, path in find_checkpoints(train).items():
-                    if path == checkpoint:
-                        return StudyCheckpoint(root, study, run, step)
+            stages = [(run.train, None), *((one.train, one) for one in run.grpo)]
+            for stage, grpo in stages:
+                trained = root / stage.path
+                if trained / CHECKPOINTS == checkpoint.parent:
+                    for step, path in find_checkpoints(trained).items():
+                        if path == checkpoint:
+                            return StudyCheckpoint(root, study, run, step, grpo)
         return None
     return None
 

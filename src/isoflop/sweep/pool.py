@@ -46,7 +46,7 @@ class RunProgress:
     run: int
     """Position in the study."""
     stage: str
-    """"start", "train", "evaluate", "done" or "failed"."""
+    """"start", "train", "evaluate", "grpo", "done" or "failed"."""
     done: int
     total: int
     tokens_per_second: float | None

@@ -18,6 +18,9 @@ PLAIN_INTERVAL_SECONDS = 60.0
 EVALUATION_SHARE = 0.1
 """Share of a run's progress that is evaluation; a guess that only moves the bar."""
 
+GRPO_SHARE = 0.5
+"""The same of GRPO, where the study has it."""
+
 
 @runtime_checkable
 class StudyProgress(Protocol):
@@ -38,25 +41,37 @@ def open_progress(study: StudyMap, pending: list[int], console: Console) -> Stud
     return (Bars if console.is_terminal else PlainLines)(study, pending, console)
 
 
-def run_share(said: RunProgress) -> float:
-    """Share of a run that is behind, from what its worker said."""
+def run_share(said: RunProgress, grpo_share: float = 0.0) -> float:
+    """Share of a run that is behind, from what its worker said.
+
+    Args:
+        grpo_share: of the run's progress that is GRPO.
+    """
     if said.stage == "train":
-        return (1 - EVALUATION_SHARE) * said.done / said.total
+        return (1 - grpo_share) * (1 - EVALUATION_SHARE) * said.done / said.total
     if said.stage == "evaluate":
-        return 1 - EVALUATION_SHARE * (1 - said.done / said.total)
+        return (1 - grpo_share) * (1 - EVALUATION_SHARE * (1 - said.done / said.total))
+    if said.stage == "grpo":
+        return 1 - grpo_share * (1 - said.done / said.total)
     return 0.0 if said.stage == "start" else 1.0
+
+
+def grpo_share_of(study: StudyMap) -> float:
+    """Share of a run's progress that is GRPO."""
+    return GRPO_SHARE if study.experiment.grpo else 0.0
 
 
 class Family:
     """How far all pending runs are together, and how long the rest will take."""
 
-    def __init__(self, pending: list[int]):
+    def __init__(self, pending: list[int], grpo_share: float = 0.0):
         self.shares = dict.fromkeys(pending, 0.0)
+        self.grpo_share = grpo_share
         self._begun = time.monotonic()
 
     def take(self, said: RunProgress) -> None:
         """Remember a run's progress."""
-        self.shares[said.run] = run_share(said)
+        self.shares[said.run] = run_share(said, self.grpo_share)
 
     @property
     def share(self) -> float:
@@ -75,7 +90,7 @@ class PlainLines:
 
     def __init__(self, study: StudyMap, pending: list[int], console: Console):
         self._study, self._console = study, console
-        self._family = Family(pending)
+        self._family = Family(pending, grpo_share_of(study))
         self._last = time.monotonic()
 
     def tell(self, said: RunProgress) -> None:
@@ -112,7 +127,7 @@ class Bars:
 
     def __init__(self, study: StudyMap, pending: list[int], console: Console):
         self._study = study
-        self._family = Family(pending)
+        self._family = Family(pending, grpo_share_of(study))
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -134,7 +149,8 @@ class Bars:
         bar = self._bars[said.run]
         speed = f" {said.tokens_per_second:,.0f} tokens/s" if said.tokens_per_second else ""
         note = f"{said.stage} {said.done}/{said.total}{speed}"
-        self._progress.update(bar, completed=run_share(said), note=note)
+        share = self._family.shares[said.run]
+        self._progress.update(bar, completed=share, note=note)
         self._progress.update(self._all, completed=self._family.share)
         if said.stage in ("done", "failed"):
             self._progress.remove_task(bar)

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from isoflop.config import UserError
 from isoflop.corpus.build import SET_ASIDE, build_source
 from isoflop.corpus.config import max_epochs
 from isoflop.folders import working_in
 from isoflop.records import SetAside, read_rows
-from isoflop.sweep.study import PlannedRun, StudyMap
+from isoflop.sweep.study import PlannedRun, PlannedStage, StudyMap
 from isoflop.tokens.batches import Mixture
 from isoflop.tokens.build import sample_texts, tokenize_source
 from isoflop.tokens.shards import Shard
@@ -55,6 +56,20 @@ def prepare(study: StudyMap, root: Path, say: Say) -> None:
             folder.finish()
         say(f"tokens {stage.name}: {tokens.train_tokens:,} to train on")
     _check_epochs(study, root, say)
+    _check_own_questions(study, root)
+
+
+def _check_own_questions(study: StudyMap, root: Path) -> None:
+    """Tell before any training that GRPO has no questions of the study's own to ask."""
+    asking = item_files(study, root)
+    for grpo in study.experiment.grpo:
+        for problems in (grpo.train, *grpo.validation):
+            wanted = [problems.source] if problems.source else list(asking)
+            if problems.is_own and not any(source in asking for source in wanted):
+                raise UserError(
+                    f"grpo on {problems.label}: no source of the corpus asks such questions; those "
+                    f"that ask some are {', '.join(asking) or 'none'}"
+                )
 
 
 def _set_aside_text(folder: Path) -> str:
@@ -114,10 +129,10 @@ def _check_epochs(study: StudyMap, root: Path, say: Say) -> None:
     mixture.check_epochs(experiment.train.num_steps, limits)
 
 
-def item_files(study: StudyMap, root: Path) -> list[Path]:
-    """The files of questions of all sources that ask some, in the order of the sources."""
-    files = [root / stage.path / "items.jsonl" for stage in study.corpora]
-    return [file for file in files if file.exists()]
+def item_files(study: StudyMap, root: Path) -> dict[str, Path]:
+    """The files of questions of all sources that ask some, by source, in the sources' order."""
+    files = {stage.name: root / stage.path / "items.jsonl" for stage in study.corpora}
+    return {name: file for name, file in files.items() if file.exists()}
 
 
 def train_and_evaluate(
@@ -127,8 +142,6 @@ def train_and_evaluate(
     # torch is imported here: only workers need it, and it takes seconds.
     import torch
 
-    from isoflop.evaluate.run import evaluate_run
-    from isoflop.model.transformer import DTYPES
     from isoflop.train.loop import TrainingRun, ValidationSet, train_run
 
     train = study.experiment.train
@@ -149,27 +162,61 @@ def train_and_evaluate(
             digest=run.train.digest,
             device=device,
         )
-        with working_in(folder, device=_device_name(device)) as path:
+        with working_in(folder, device=device_name(device)) as path:
             train_run(training, path, lambda *done: progress("train", *done))
             folder.finish()
-    scored = study.folder(root, run.evaluate)
-    if not scored.done:
-        with working_in(scored) as path:
-            evaluate_run(
-                folder.path,
-                load_tokenizer(study, root),
-                item_files(study, root),
-                study.experiment.evaluate,
-                path,
-                batch_tokens=train.batch_tokens,
-                progress=lambda done, total: progress("evaluate", done, total, None),
-                compute_dtype=DTYPES[train.precision],
-                device=device,
-            )
-            scored.finish()
+    evaluate_stage(
+        study,
+        root,
+        run.train,
+        run.evaluate,
+        batch_tokens=train.batch_tokens,
+        tokens_before=0,
+        progress=lambda done, total: progress("evaluate", done, total, None),
+    )
 
 
-def _device_name(device: str) -> str:
+def evaluate_stage(
+    study: StudyMap,
+    root: Path,
+    trained: PlannedStage,
+    stage: PlannedStage,
+    *,
+    batch_tokens: int,
+    tokens_before: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Score the checkpoints of `trained` into the folder of `stage`, unless it is finished.
+
+    Args:
+        batch_tokens: pre-training tokens of one step, 0 for GRPO's.
+        tokens_before: pre-training tokens before its first step.
+    """
+    import torch
+
+    from isoflop.evaluate.run import evaluate_run
+    from isoflop.model.transformer import DTYPES
+
+    scored = study.folder(root, stage)
+    if scored.done:
+        return
+    with working_in(scored) as path:
+        evaluate_run(
+            root / trained.path,
+            load_tokenizer(study, root),
+            list(item_files(study, root).values()),
+            study.experiment.evaluate,
+            path,
+            batch_tokens=batch_tokens,
+            tokens_before=tokens_before,
+            progress=progress,
+            compute_dtype=DTYPES[study.experiment.train.precision],
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
+        scored.finish()
+
+
+def device_name(device: str) -> str:
     """The accelerator's own name, with its driver library's version, or "cpu"."""
     import torch
 

@@ -7,6 +7,8 @@
     <folder>/tokens/<source>-<digest>/         shards of one source
     <folder>/train/<cell>-s<seed>-<digest>/    rows and checkpoints
     <folder>/evaluate/<cell>-s<seed>-<digest>/ scores and answers
+    <folder>/grpo/<cell>-s<seed>-<problems>-<learning rate>-<digest>/           a run of GRPO
+    <folder>/grpo_evaluate/<cell>-s<seed>-<problems>-<learning rate>-<digest>/  its scores
 
 A folder's digest covers its config and the digests of its inputs, down to the
 bytes of the raw text. A changed field leads to new folders below it, and
@@ -14,6 +16,7 @@ everything else is used again.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from isoflop.corpus.config import Source
 from isoflop.design.family import Cell
 from isoflop.evaluate.config import EvaluateConfig
 from isoflop.folders import StageFolder, stage_folder
+from isoflop.posttrain.config import GrpoConfig
 from isoflop.records import read_json, write_text
 from isoflop.sweep.config import Experiment
 from isoflop.tokens.config import TokenizerConfig
@@ -71,12 +75,29 @@ class EvaluateStage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PosttrainStage:
+    """What decides the rows of one run of GRPO, its checkpoint and the problems apart."""
+
+    grpo: GrpoConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedStage:
     """The folder of one stage, relative to the study's."""
 
     name: str
     path: str
     digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedGrpo:
+    """One of the experiment's runs of GRPO, on the last checkpoint of one run."""
+
+    number: int
+    """Its place in `Experiment.grpo`."""
+    train: PlannedStage
+    evaluate: PlannedStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +108,7 @@ class PlannedRun:
     seed: int
     train: PlannedStage
     evaluate: PlannedStage
+    grpo: tuple[PlannedGrpo, ...] = ()
 
     @property
     def name(self) -> str:
@@ -125,6 +147,9 @@ class StudyMap:
         for run in self.runs:
             if stage == run.train:
                 return _train_stage(experiment, self.cell(run.cell), run.seed)
+            for one in run.grpo:
+                if stage == one.train:
+                    return PosttrainStage(grpo=experiment.grpo[one.number])
         return EvaluateStage(evaluate=experiment.evaluate)
 
 
@@ -155,9 +180,10 @@ def map_study(experiment: Experiment) -> StudyMap:
         _plan("tokens", c.name, TokensStage(source=c.name), c.digest, tokenizer.digest)
         for c in corpora
     )
-    benchmarks = _benchmark_inputs(experiment.evaluate)
+    inputs = _benchmark_inputs(experiment.evaluate)
+    problems = [_problem_inputs(one) for one in experiment.grpo]
     runs = tuple(
-        _plan_run(experiment, cell, seed, tokens, benchmarks)
+        _plan_run(experiment, cell, seed, tokens, inputs, problems)
         for seed in experiment.seeds
         for cell in experiment.cells
     )
@@ -194,19 +220,21 @@ def _plan_run(
     seed: int,
     tokens: tuple[PlannedStage, ...],
     benchmarks: tuple[str, ...],
+    problems: Sequence[tuple[str, ...]],
 ) -> PlannedRun:
     name = f"{cell.name}-s{seed}"
     config = _train_stage(experiment, cell, seed)
     train = _plan("train", name, config, *(stage.digest for stage in tokens))
     # The items to ask come with the corpora, which the tokens' digests cover.
-    evaluate = _plan(
-        "evaluate",
-        name,
-        EvaluateStage(evaluate=experiment.evaluate),
-        train.digest,
-        *benchmarks,
-    )
-    return PlannedRun(cell=cell.name, seed=seed, train=train, evaluate=evaluate)
+    asked = EvaluateStage(evaluate=experiment.evaluate)
+    evaluate = _plan("evaluate", name, asked, train.digest, *benchmarks)
+    grpo = []
+    for number, (one, files) in enumerate(zip(experiment.grpo, problems, strict=True)):
+        label = f"{name}-{one.train.label.replace(':', '-')}-lr{one.learning_rate:g}"
+        after = _plan("grpo", label, PosttrainStage(grpo=one), train.digest, *files)
+        scored = _plan("grpo_evaluate", label, asked, after.digest, *benchmarks)
+        grpo.append(PlannedGrpo(number=number, train=after, evaluate=scored))
+    return PlannedRun(cell=cell.name, seed=seed, train=train, evaluate=evaluate, grpo=tuple(grpo))
 
 
 def _train_stage(experiment: Experiment, cell: Cell, seed: int) -> TrainStage:
@@ -220,14 +248,16 @@ def _train_stage(experiment: Experiment, cell: Cell, seed: int) -> TrainStage:
 
 
 def _benchmark_inputs(config: EvaluateConfig) -> tuple[str, ...]:
-    """Digests of the benchmarks' files."""
-    paths = [
-        Path(path)
-        for one in config.benchmarks
-        for path in (one.data, one.shots_data)
-        if path is not None
-    ]
-    return tuple(_path_digest(path) for path in paths)
+    """Digests of the benchmarks' files, and of those that samples are drawn of."""
+    paths = [path for one in config.benchmarks for path in (one.data, one.shots_data)]
+    paths += [one.data for one in config.samples]
+    return tuple(_path_digest(Path(path)) for path in paths if path is not None)
+
+
+def _problem_inputs(config: GrpoConfig) -> tuple[str, ...]:
+    """Digests of the files that GRPO's problems come from; a study's own come with its corpora."""
+    paths = [one.data for one in (config.train, *config.validation)]
+    return tuple(_path_digest(Path(path)) for path in paths if path is not None)
 
 
 def _path_digest(path: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from isoflop.config import UserError
 from isoflop.sweep.pool import USER_ERROR
+from isoflop.sweep.posttrain import post_train
 from isoflop.sweep.stages import train_and_evaluate
 from isoflop.sweep.study import read_study_map
 
@@ -24,6 +25,7 @@ def main(arguments: list[str]) -> int:
     try:
         study = read_study_map(root)
         train_and_evaluate(study, root, study.runs[number], _tell)
+        post_train(study, root, study.runs[number], _tell)
     except UserError as error:
         print(error, file=sys.stderr)
         return USER_ERROR

@@ -56,7 +56,9 @@ def test_ten_lines_of_a_user_can_be_planned_from_the_shell(tmp_path):
 
 
 def test_a_name_that_is_none_lists_those_that_are():
-    with pytest.raises(UserError, match="no experiment 'demos'; there are demo, desk, paper"):
+    with pytest.raises(
+        UserError, match="no experiment 'demos'; there are demo, demo-grpo, desk, paper"
+    ):
         load_experiment("demos")
 
 

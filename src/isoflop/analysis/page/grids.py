@@ -15,6 +15,10 @@ from isoflop.analysis.study import Study
 from isoflop.analysis.table import Value, table
 from isoflop.analysis.wording import figure_text
 from isoflop.design.plan import format_count
+from isoflop.records import CheckpointRow
+from isoflop.stage_records import StageRow
+
+Values = tuple[Value, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +121,36 @@ def checkpoint_grid(study: Study) -> Grid:
     places = [names.index(name) for name in wanted]
     body = tuple(tuple(_short(line[place]) for place in places) for line in lines)
     return Grid(title="Final checkpoints", head=tuple(wanted), body=body)
+
+
+def after_grid(study: Study) -> Grid:
+    """One line a run of GRPO: accuracy of its run's last checkpoint, before and after."""
+    before = {(row.cell, row.seed): row for row in study.sorted_rows if row.final}
+    lines: dict[Values, tuple[int, CheckpointRow, StageRow]] = {}
+    for stage in study.stages:
+        row = before.get((stage.cell, stage.seed))
+        if row is None or stage.grpo_step is None:
+            continue
+        key: Values = (stage.cell, stage.seed, stage.grpo_corpus, stage.grpo_learning_rate)
+        if key not in lines or stage.grpo_step > lines[key][0]:
+            lines[key] = stage.grpo_step, row, stage
+    columns = sorted({(one.task, one.split) for _, _, s in lines.values() for one in s.scores})
+    order = list(before)
+    body = []
+    for key in sorted(lines, key=lambda key: order.index((str(key[0]), int(str(key[1]))))):
+        step, row, stage = lines[key]
+        old = {(one.task, one.split): one.accuracy for one in row.scores}
+        new = {(one.task, one.split): one.accuracy for one in stage.scores}
+        shares = tuple(_change(old.get(column), new.get(column)) for column in columns)
+        body.append((*(_short(part) for part in key), str(step), *shares))
+    named = (f"{task}, {split.replace('_', ' ')}: accuracy" for task, split in columns)
+    head = ("cell", "seed", "trained on", "learning rate", "steps", *named)
+    return Grid(title="Before and after GRPO", head=head, body=tuple(body))
+
+
+def _change(before: float | None, after: float | None) -> str:
+    """Two shares with an arrow between; "" where either was not measured."""
+    return "" if before is None or after is None else f"{before:.1%} → {after:.1%}"
 
 
 def corpus_grid(study: Study) -> Grid:

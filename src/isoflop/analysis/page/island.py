@@ -10,16 +10,17 @@ from collections.abc import Sequence
 
 from isoflop.analysis.table import Value, table
 from isoflop.records import CheckpointRow
+from isoflop.stage_records import StageRow
 
 DIGITS = 7
 
 
-def island(rows: Sequence[CheckpointRow]) -> str:
+def island(rows: Sequence[CheckpointRow], stages: Sequence[StageRow] = ()) -> str:
     """The data as JSON that may stand in a <script> element: {"columns", "rows"}.
 
     Lines are in the order of `table`, which the charts' marks name.
     """
-    names, lines = table(rows)
+    names, lines = table(rows, stages)
     columns: dict[str, object] = {}
     for place, name in enumerate(names):
         values = [_short(line[place]) for line in lines]

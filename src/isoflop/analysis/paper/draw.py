@@ -163,6 +163,8 @@ def _setting(table: RunTable, i: int) -> str:
         "stage",
         "tokens",
         "grpo_step",
+        "grpo_learning_rate",
+        "grpo_corpus",
         "num_shots",
         "temperature",
         "inference_top_k",
@@ -193,7 +195,8 @@ def _name(table: RunTable, columns: Sequence[str], i: int) -> str:
     parts = []
     for column in columns:
         if column in table.texts:
-            parts.append(f"{short.get(column, column)} {table.texts[column][i]}")
+            if table.texts[column][i] is not None:
+                parts.append(f"{short.get(column, column)} {table.texts[column][i]}")
         elif column in table.numbers and not math.isnan(table.numbers[column][i]):
             value = table.numbers[column][i]
             shown = f"{value:.3g}" if column != "active_params" else _count(value)

@@ -14,6 +14,7 @@ from isoflop.analysis.charts.chart import COLOURS, Axis, Chart, Curve, Mark, Ser
 from isoflop.analysis.paper.draw import Look, chart_of
 from isoflop.analysis.questions.overlap import overlap
 from isoflop.analysis.questions.problems import Solved
+from isoflop.analysis.questions.stages import before_and_after
 from isoflop.analysis.tables.columns import SAMPLED
 from isoflop.analysis.tables.run_table import RunTable, score_column
 from isoflop.config import UserError
@@ -161,8 +162,21 @@ def _losses_by_size(table: RunTable) -> list[Chart | None]:
 
 def _stages(table: RunTable, by: tuple[str, ...], x: str = "train_loss") -> list[Chart | None]:
     """Accuracy before and after later stages; a stage's line carries its run's training loss."""
-    last = table.where((table.number("final") == 1) | ~table.equal("stage", "pretrained"))
-    return _scores(_with_final_loss(last), x, ACCURACY, Look(by=("stage", *by)))
+    last = before_and_after(table)
+    rates = last.numbers.get("grpo_learning_rate", np.array([]))
+    several = len(set(rates[np.isfinite(rates)].tolist())) > 1
+    more = ("grpo_learning_rate",) if several and "grpo_learning_rate" not in by else ()
+    return _scores(_with_final_loss(last), x, ACCURACY, Look(by=("stage", *by, *more)))
+
+
+def stage_charts(table: RunTable) -> tuple[Chart, ...]:
+    """Accuracy before and after later stages against pre-training's loss; () where nothing followed."""
+    if not table.has("train_loss") or all(one == "pretrained" for one in table.text("stage")):
+        return ()
+    charts = _stages(table, ("grpo_corpus",) if table.has("grpo_corpus") else ())
+    return tuple(
+        replace(chart, name=f"after-{chart.name}") for chart in charts if chart is not None
+    )
 
 
 def _with_final_loss(table: RunTable) -> RunTable:

@@ -22,7 +22,12 @@ from isoflop.analysis.families import (
 )
 from isoflop.analysis.questions.equal_loss import FACTORS, EqualLossEffect, equal_loss_effect
 from isoflop.analysis.questions.optimum import Optimum, optimum
-from isoflop.analysis.questions.stages import change_by_stage, sampled_curves
+from isoflop.analysis.questions.stages import (
+    SampledCurve,
+    change_by_stage,
+    sampled_curves,
+    stage_settings,
+)
 from isoflop.analysis.questions.u_shape import UShape, u_shape
 from isoflop.analysis.statistics import Sample
 from isoflop.analysis.study import Study
@@ -120,8 +125,8 @@ def equal_loss_findings(table: RunTable, column: str, subject: str) -> list[Find
 def stage_findings(table: RunTable, column: str, subject: str) -> list[Finding]:
     """What each stage after pre-training changes in one figure, and whether sparse cells gain less."""
     found = []
-    for stage in sorted({name for name in table.text("stage") if name not in (None, "pretrained")}):
-        change = change_by_stage(table, column, str(stage))
+    for setting in stage_settings(table):
+        change = change_by_stage(setting.table, column, setting.stage)
         if change.overall is None:
             continue
         scale, unit = _scale(column)
@@ -142,9 +147,9 @@ def stage_findings(table: RunTable, column: str, subject: str) -> list[Finding]:
         missing = f", {len(change.unpaired)} runs without their pair" if change.unpaired else ""
         found.append(
             Finding(
-                question=f"what does {stage} change?",
+                question=f"what does {setting.stage} change?",
                 subject=subject,
-                where="all cells",
+                where=setting.label or "all cells",
                 answer=answer,
                 rests_on=f"{runs} runs, {len(change.gains)} cells{missing}",
             )
@@ -153,9 +158,18 @@ def stage_findings(table: RunTable, column: str, subject: str) -> list[Finding]:
 
 
 def sampled_findings(table: RunTable) -> list[Finding]:
-    """What more samples a question give, cell by cell."""
+    """What more samples a question give, cell by cell, before and after each stage."""
+    found = _sampled_findings(sampled_curves(table), "")
+    for setting in stage_settings(table):
+        after = " ".join(part for part in ("after", setting.stage, setting.label) if part)
+        curves = sampled_curves(setting.table, setting.stage)
+        found += _sampled_findings(curves, f", {after}")
+    return found
+
+
+def _sampled_findings(curves: tuple[SampledCurve, ...], after: str) -> list[Finding]:
     found = []
-    for curve in sampled_curves(table):
+    for curve in curves:
         if len(curve.samples) < 2:
             continue
         first, last = curve.accuracies[0], curve.accuracies[-1]
@@ -164,7 +178,7 @@ def sampled_findings(table: RunTable) -> list[Finding]:
             Finding(
                 question=f"what do more samples give ({curve.kind}@N)?",
                 subject=curve.task,
-                where=curve.cell,
+                where=f"{curve.cell}{after}",
                 answer=(
                     f"{100 * first.mean:.1f}% at {curve.samples[0]}, {100 * last.mean:.1f}% at "
                     f"{curve.samples[-1]} samples"

@@ -43,7 +43,7 @@ def change_by_stage(table: RunTable, column: str, stage: str) -> Change:
     Where the stage was measured at several steps, the last counts.
     """
     before = _by_run(table.final, column)
-    after = _by_run(_last_step(table.where(table.equal("stage", stage))), column)
+    after = _by_run(last_step(table.where(table.equal("stage", stage))), column)
     paired = sorted(set(before) & set(after))
     unpaired = tuple(sorted(set(before) ^ set(after)))
     cells: dict[str, list[float]] = {}
@@ -76,7 +76,74 @@ def _by_run(table: RunTable, column: str) -> dict[str, float]:
     }
 
 
-def _last_step(table: RunTable) -> RunTable:
+SETTINGS = ("grpo_corpus", "grpo_learning_rate")
+"""Columns that tell several runs of one stage on one checkpoint apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSetting:
+    """A stage as it was done to every run."""
+
+    stage: str
+    label: str
+    """What tells it from the stage's other settings, in words; "" where it is the only one."""
+    table: RunTable
+    """All lines of pre-training, and those after the stage with this setting."""
+
+
+def stage_settings(table: RunTable) -> tuple[StageSetting, ...]:
+    """Every stage after pre-training with each of its settings, in the order of the lines."""
+    keys = [_setting_of(table, place) for place in range(len(table))]
+    stages = table.text("stage")
+    later = dict.fromkeys(
+        (str(stage), key)
+        for stage, key in zip(stages, keys, strict=True)
+        if stage not in (None, "pretrained")
+    )
+    several = {stage for stage, _ in later if sum(one == stage for one, _ in later) > 1}
+    found = []
+    for stage, key in later:
+        kept = [
+            own in (None, "pretrained") or (own, other) == (stage, key)
+            for own, other in zip(stages, keys, strict=True)
+        ]
+        label = _label(key) if stage in several else ""
+        found.append(StageSetting(stage=stage, label=label, table=table.where(np.array(kept))))
+    return tuple(found)
+
+
+def _setting_of(table: RunTable, place: int) -> tuple[str | None, float | None]:
+    corpus = table.text(SETTINGS[0])[place]
+    if SETTINGS[1] not in table.numbers:
+        return corpus, None
+    rate = float(table.number(SETTINGS[1])[place])
+    return corpus, None if math.isnan(rate) else rate
+
+
+def _label(key: tuple[str | None, float | None]) -> str:
+    corpus, rate = key
+    parts = [f"on {corpus}"] if corpus is not None else []
+    return ", ".join([*parts, f"learning rate {rate:g}"] if rate is not None else parts)
+
+
+def before_and_after(table: RunTable) -> RunTable:
+    """Final lines of pre-training, and each run's last line of every stage and setting."""
+    keys = [
+        f"{run}|{stage}|{_setting_of(table, place)}"
+        for place, (run, stage) in enumerate(zip(table.runs, table.text("stage"), strict=True))
+    ]
+    later = ~table.equal("stage", "pretrained")
+    keep = (table.number("final") == 1) | later
+    if table.has("grpo_step"):
+        steps = table.number("grpo_step")
+        for places in group_lines(keys).values():
+            measured = [place for place in places if later[place] and not math.isnan(steps[place])]
+            last = max((steps[place] for place in measured), default=None)
+            keep[[place for place in measured if steps[place] != last]] = False
+    return table.where(keep)
+
+
+def last_step(table: RunTable) -> RunTable:
     """Only the last step of each run's stage."""
     if not table.has("grpo_step"):
         return table
@@ -124,8 +191,12 @@ class SampledCurve:
     """Over seeds, one for each number of samples."""
 
 
-def sampled_curves(table: RunTable) -> tuple[SampledCurve, ...]:
-    """Every curve of accuracy against samples among final pre-training checkpoints."""
+def sampled_curves(table: RunTable, stage: str | None = None) -> tuple[SampledCurve, ...]:
+    """Every curve of accuracy against samples among final pre-training checkpoints.
+
+    Args:
+        stage: among last checkpoints after this stage instead; of one setting, see `stage_settings`.
+    """
     columns: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for name in table.numbers:
         task, _, last = name.rpartition(".")
@@ -133,7 +204,7 @@ def sampled_curves(table: RunTable) -> tuple[SampledCurve, ...]:
         if match and task:
             columns.setdefault((task, match[1]), []).append((int(match[2]), name))
     found = []
-    final = table.final
+    final = table.final if stage is None else last_step(table.where(table.equal("stage", stage)))
     for (task, kind), named in sorted(columns.items()):
         for cell, places in group_lines(final.cells).items():
             points = []

@@ -49,7 +49,7 @@ def read_raw(path: Path) -> RawTable:
 
 def _read_study(folder: Path) -> RawTable:
     study = read_study(folder)
-    names, lines = table(study.rows)
+    names, lines = table(study.rows, study.stages)
     return raw_table(
         study.name,
         [dict(zip(names, line, strict=True)) for line in lines],

@@ -31,6 +31,13 @@ TASKS: Mapping[str, Task] = {
 }
 """Task by name, in the order of the papers' table."""
 
+OWN_TASKS: Mapping[str, str | None] = {
+    PROBES.name: None,
+    PROBES_SEEN.name: "seen",
+    PROBES_HELD_OUT.name: "held_out",
+}
+"""Tasks that a study has questions for itself, with the split that each asks; None: all."""
+
 
 def find_task(name: str) -> Task:
     """The task of that name.

@@ -43,6 +43,8 @@ class Lineage:
     """Source of text -> asked share of the training tokens."""
     environments: tuple[dict[str, Any], ...]
     """Versions, machine and commit that trained it, the first first."""
+    posttrained: str | None = None
+    """What was done after pre-training, in words."""
 
 
 def opening_words(config: ModelConfig) -> str | None:
@@ -112,6 +114,7 @@ def _lineage_rows(lineage: Lineage) -> dict[str, str]:
         "cell, seed": f"{lineage.cell}, {lineage.seed}",
         "step": str(lineage.step),
         "training tokens": f"{lineage.train_tokens:,} of {lineage.planned_train_tokens:,}",
+        **({"after pre-training": lineage.posttrained} if lineage.posttrained else {}),
         "training digest": lineage.config_digest,
         "tokenizer digest": lineage.tokenizer_digest,
     }
