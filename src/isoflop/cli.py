@@ -6,7 +6,6 @@ user's mistake, 130 after an interrupt (run again to go on).
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,15 @@ from isoflop import __version__
 from isoflop.analysis.commands import figure_command, fit_command, recommend_command
 from isoflop.bench.commands import app as bench_app
 from isoflop.commands.evaluate import app as evaluate_app
+from isoflop.commands.export import export_command
 from isoflop.commands.grpo import app as grpo_app
+from isoflop.commands.status import (
+    Launcher,
+    LauncherOption,
+    SlurmOptions,
+    slurm_options,
+    status_command,
+)
 from isoflop.config import UserError, override
 from isoflop.corpus.commands import app as corpus_app
 from isoflop.terminal import output_console
@@ -37,6 +44,8 @@ app.add_typer(corpus_app, name="corpus")
 app.command("fit")(fit_command)
 app.command("recommend")(recommend_command)
 app.command("figure")(figure_command)
+app.command("export")(export_command)
+app.command("status")(status_command)
 
 Name = Annotated[
     str, typer.Argument(help="An experiment's name (see `isoflop list`) or a Python file of yours.")
@@ -46,6 +55,15 @@ Changes = Annotated[
     typer.Option(
         "--set", metavar="PATH=VALUE", help="Change one field, e.g. train.train_tokens=1000000."
     ),
+]
+Ranks = Annotated[
+    int | None, typer.Option(min=1, help="Processes of one run. Default: one, without torchrun.")
+]
+Shard = Annotated[
+    int, typer.Option(min=1, help="Ranks over which weights and optimiser are cut (FSDP2).")
+]
+ExpertParallel = Annotated[
+    int, typer.Option(min=1, help="Ranks over which experts are spread (all-to-all).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -69,13 +87,27 @@ def list_experiments(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def plan(name: Name, changes: Changes = None, as_json: AsJson = False) -> None:
-    """The family: parameters, FLOPs, tokens, memory and estimated time, before anything is run."""
+def plan(
+    name: Name,
+    changes: Changes = None,
+    as_json: AsJson = False,
+    ranks: Ranks = None,
+    shard: Shard = 1,
+    expert_parallel: ExpertParallel = 1,
+) -> None:
+    """The family: parameters, FLOPs, tokens, memory and estimated time, before anything is run.
+
+    With --ranks, memory and bytes sent of each rank instead.
+    """
     from isoflop.design.estimate import ONE_CPU_CORE
     from isoflop.design.plan import plan as plan_cells
     from isoflop.design.plan import plan_to_json, plan_to_table
 
     experiment = _experiment(name, changes)
+    layout = _layout(ranks, shard, expert_parallel)
+    if layout is not None:
+        typer.echo(_rank_plan(experiment, layout, as_json).rstrip("\n"))
+        return
     train = experiment.train
     micro_batch = train.micro_batch_sequences or train.batch_sequences
     rows = plan_cells(
@@ -105,6 +137,11 @@ def run(
     mirror: Annotated[
         list[str] | None, typer.Option(help="Show rows live: tensorboard, wandb. Repeatable.")
     ] = None,
+    ranks: Ranks = None,
+    shard: Shard = 1,
+    expert_parallel: ExpertParallel = 1,
+    launcher: LauncherOption = Launcher.POOL,
+    slurm: SlurmOptions = None,
 ) -> None:
     """Run or resume a study; ends with a report."""
     from isoflop.sweep.run import run_study
@@ -117,6 +154,9 @@ def run(
         num_workers=workers,
         mirrors=tuple(mirror or ()),
         command=("isoflop", *sys.argv[1:]),
+        layout=_layout(ranks, shard, expert_parallel),
+        launcher=launcher.value,
+        slurm_options=slurm_options(launcher, slurm),
     )
     typer.echo(f"{root / 'report.html'}\n{root / 'table.csv'}")
     failed = [state for state in states if state.state != "done"]
@@ -158,60 +198,6 @@ def report(
         folder = out or Path(f"{path.stem}-report")
         report_table(path, folder, tolerance)
     typer.echo(f"{folder / 'report.html'}\n{folder / 'table.csv'}")
-
-
-class ExportFormat(StrEnum):
-    """What a checkpoint can be exported to."""
-
-    HF = "hf"
-
-
-class WeightType(StrEnum):
-    """What exported weights are stored in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
-@app.command("export")
-def export_command(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint's folder, or a run's: then its last checkpoint.")
-    ],
-    directory: Annotated[Path, typer.Argument(help="The new folder to write.")],
-    to: Annotated[ExportFormat, typer.Option(help="hf: a Mixtral that transformers opens.")],
-    dtype: Annotated[
-        WeightType, typer.Option(help="Of the weights; bfloat16 changes the logits.")
-    ] = WeightType.FLOAT32,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="A tokenizer.json, or none. Default: the checkpoint's or study's."
-        ),
-    ] = None,
-    end_of_text: Annotated[
-        str | None, typer.Option(help="Token of --tokenizer FILE that ends documents.")
-    ] = None,
-    max_shard_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Of one weights file. Default: 5,000,000,000.")
-    ] = None,
-) -> None:
-    """Write a checkpoint in a form that other programs open."""
-    from isoflop.model.checkpoint import checkpoint_folder
-    from isoflop.model.huggingface.export import MAX_SHARD_BYTES, export_checkpoint
-    from isoflop.sweep.lineage import find_study, find_tokenizer
-
-    checkpoint = checkpoint_folder(checkpoint)
-    study = find_study(checkpoint)
-    done = export_checkpoint(
-        checkpoint,
-        directory,
-        tokenizer=find_tokenizer(checkpoint, study, tokenizer, end_of_text),
-        lineage=None if study is None else study.lineage(),
-        dtype=dtype.value,
-        max_shard_bytes=max_shard_bytes or MAX_SHARD_BYTES,
-    )
-    typer.echo(f"{directory}\n{done.line()}")
 
 
 @app.command("import")
@@ -277,6 +263,39 @@ def _experiment(name: str, changes: list[str] | None):  # type: ignore[no-untype
     from isoflop.experiments import load_experiment
 
     return override(load_experiment(name), *(changes or []))
+
+
+def _layout(ranks: int | None, shard: int, expert_parallel: int):  # type: ignore[no-untyped-def]
+    from isoflop.design.layout import Layout
+
+    if ranks is not None:
+        return Layout(ranks=ranks, shard=shard, expert_parallel=expert_parallel)
+    if shard > 1 or expert_parallel > 1:
+        raise UserError("--shard and --expert-parallel spread a run over --ranks; give --ranks too")
+    return None
+
+
+def _rank_plan(experiment, layout, as_json: bool) -> str:  # type: ignore[no-untyped-def]
+    from isoflop.design.rank_plan import plan_ranks, rank_plan_to_json, rank_plan_to_table
+    from isoflop.design.ranks import RankStep
+
+    train = experiment.train
+    rows = plan_ranks(
+        experiment.cells,
+        layout,
+        batch_sequences=train.batch_sequences,
+        micro_batch_sequences=train.micro_batch_sequences,
+        step=RankStep(
+            sequence_length=train.sequence_length,
+            micro_batch_sequences=1,
+            micro_batches=1,
+            balance_scope=train.balance_scope,
+            precision=train.precision,
+            ops="torch" if train.ops == "torch" else "native",
+            recompute=train.recompute,
+        ),
+    )
+    return rank_plan_to_json(rows) if as_json else rank_plan_to_table(rows)
 
 
 INTERRUPTED = 130

@@ -4,12 +4,16 @@ Preparing (documents, tokenizer, shards) needs no torch and runs in the calling
 process; training and evaluation run in a worker, which alone imports torch.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from isoflop.corpus.build import SET_ASIDE, build_source
 from isoflop.corpus.config import max_epochs
+from isoflop.design.layout import Layout
 from isoflop.folders import working_in
 from isoflop.records import SetAside, read_rows
 from isoflop.sweep.study import PlannedRun, StudyMap
@@ -121,39 +125,39 @@ def item_files(study: StudyMap, root: Path) -> list[Path]:
 
 
 def train_and_evaluate(
-    study: StudyMap, root: Path, run: PlannedRun, progress: WorkerProgress
+    study: StudyMap,
+    root: Path,
+    run: PlannedRun,
+    progress: WorkerProgress,
+    layout: Layout | None = None,
 ) -> None:
-    """Train one cell and score its checkpoints; what is finished stays as it is."""
+    """Train one cell and score its checkpoints; what is finished stays as it is.
+
+    Args:
+        layout: this process is one of its ranks, told by the environment which; None: the only one.
+    """
     # torch is imported here: only workers need it, and it takes seconds.
     import torch
 
     from isoflop.evaluate.run import evaluate_run
     from isoflop.model.transformer import DTYPES
-    from isoflop.train.loop import TrainingRun, ValidationSet, train_run
 
     train = study.experiment.train
+    rank = int(os.environ.get("RANK", "0")) if layout else 0
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and layout:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
     folder = study.folder(root, run.train)
     if not folder.done:
-        validation = {
-            (stage.name, split): ValidationSet.of(Shard(root / stage.path / split), train)
-            for stage in study.tokens
-            for split in ("train", "validation")
-        }
-        training = TrainingRun(
-            model=study.cell(run.cell).model,
-            train=train,
-            mixture=load_mixture(study, root, run.seed),
-            validation=validation,
-            seed=run.seed,
-            digest=run.train.digest,
-            device=device,
-        )
-        with working_in(folder, device=_device_name(device)) as path:
-            train_run(training, path, lambda *done: progress("train", *done))
-            folder.finish()
+        name = _device_name(device) + (f", {layout.text()}" if layout else "")
+        # One process of the run holds the lock.
+        with working_in(folder, device=name) if rank == 0 else nullcontext(folder.path) as path:
+            _train(study, root, run, path, progress, layout, device)
+            if rank == 0:
+                folder.finish()
     scored = study.folder(root, run.evaluate)
-    if not scored.done:
+    if not scored.done and rank == 0:
         with working_in(scored) as path:
             evaluate_run(
                 folder.path,
@@ -167,6 +171,51 @@ def train_and_evaluate(
                 device=device,
             )
             scored.finish()
+
+
+def _train(
+    study: StudyMap,
+    root: Path,
+    run: PlannedRun,
+    path: Path,
+    progress: WorkerProgress,
+    layout: Layout | None,
+    device: str,
+) -> None:
+    """Train the run in this process, or as one of its ranks, of which the first tells progress."""
+    import torch
+
+    from isoflop.train.loop import TrainingRun, ValidationSet, train_run
+
+    train = study.experiment.train
+    validation = {
+        (stage.name, split): ValidationSet.of(Shard(root / stage.path / split), train)
+        for stage in study.tokens
+        for split in ("train", "validation")
+    }
+    training = TrainingRun(
+        model=study.cell(run.cell).model,
+        train=train,
+        mixture=load_mixture(study, root, run.seed),
+        validation=validation,
+        seed=run.seed,
+        digest=run.train.digest,
+        device=device,
+    )
+    if layout is None:
+        train_run(training, path, lambda *done: progress("train", *done))
+        return
+    from isoflop.train.parallel.compute import ManyProcesses
+    from isoflop.train.parallel.mesh import joined
+
+    with joined(layout, torch.device(device)) as ranks:
+        computation = ManyProcesses(training.model, train, run.seed, ranks, path)
+
+        def tell(*done: Any) -> None:
+            if ranks.rank == 0:
+                progress("train", *done)
+
+        train_run(training, path, tell, computation)
 
 
 def _device_name(device: str) -> str:
