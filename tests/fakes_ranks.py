@@ -61,6 +61,11 @@ def run_ranks(layout: Layout, body: Callable[..., None], *given: Any) -> None:
     assert statuses == [0] * layout.ranks, statuses
 
 
+def error_file(rank: int) -> str:
+    """In the run's folder: why a rank ended."""
+    return f"error-{rank}.txt"
+
+
 def _rank(
     rank: int, layout: Layout, port: int, body: Callable[..., None], given: tuple[Any, ...]
 ) -> None:
@@ -71,6 +76,9 @@ def _rank(
     try:
         body(rank, layout, *given)
     except BaseException:  # noqa: BLE001 - told, whatever it is
+        # The server's standard error is not the test's.
+        for folder in (one for one in given if isinstance(one, Path)):
+            (folder / error_file(rank)).write_text(traceback.format_exc())
         traceback.print_exc()
         os._exit(1)
 

@@ -18,6 +18,17 @@ from isoflop.bench.commands import app as bench_app
 from isoflop.commands.evaluate import app as evaluate_app
 from isoflop.commands.export import export_command
 from isoflop.commands.grpo import app as grpo_app
+from isoflop.commands.plan import (
+    AsJson,
+    Changes,
+    ExpertParallel,
+    Name,
+    Ranks,
+    Shard,
+    experiment_of,
+    layout_of,
+    plan_command,
+)
 from isoflop.commands.status import (
     Launcher,
     LauncherOption,
@@ -25,7 +36,7 @@ from isoflop.commands.status import (
     slurm_options,
     status_command,
 )
-from isoflop.config import UserError, override
+from isoflop.config import UserError
 from isoflop.corpus.commands import app as corpus_app
 from isoflop.terminal import output_console
 
@@ -46,26 +57,7 @@ app.command("recommend")(recommend_command)
 app.command("figure")(figure_command)
 app.command("export")(export_command)
 app.command("status")(status_command)
-
-Name = Annotated[
-    str, typer.Argument(help="An experiment's name (see `isoflop list`) or a Python file of yours.")
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="PATH=VALUE", help="Change one field, e.g. train.train_tokens=1000000."
-    ),
-]
-Ranks = Annotated[
-    int | None, typer.Option(min=1, help="Processes of one run. Default: one, without torchrun.")
-]
-Shard = Annotated[
-    int, typer.Option(min=1, help="Ranks over which weights and optimiser are cut (FSDP2).")
-]
-ExpertParallel = Annotated[
-    int, typer.Option(min=1, help="Ranks over which experts are spread (all-to-all).")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+app.command("plan")(plan_command)
 
 
 @app.command("list")
@@ -84,46 +76,6 @@ def list_experiments(as_json: AsJson = False) -> None:
     for experiment in experiments:
         runs = f"{len(experiment.cells)} cells x {len(experiment.seeds)} seeds"
         typer.echo(f"{experiment.name:10} {runs:20} {experiment.summary}")
-
-
-@app.command()
-def plan(
-    name: Name,
-    changes: Changes = None,
-    as_json: AsJson = False,
-    ranks: Ranks = None,
-    shard: Shard = 1,
-    expert_parallel: ExpertParallel = 1,
-) -> None:
-    """The family: parameters, FLOPs, tokens, memory and estimated time, before anything is run.
-
-    With --ranks, memory and bytes sent of each rank instead.
-    """
-    from isoflop.design.estimate import ONE_CPU_CORE
-    from isoflop.design.plan import plan as plan_cells
-    from isoflop.design.plan import plan_to_json, plan_to_table
-
-    experiment = _experiment(name, changes)
-    layout = _layout(ranks, shard, expert_parallel)
-    if layout is not None:
-        typer.echo(_rank_plan(experiment, layout, as_json).rstrip("\n"))
-        return
-    train = experiment.train
-    micro_batch = train.micro_batch_sequences or train.batch_sequences
-    rows = plan_cells(
-        experiment.cells,
-        train_tokens=train.train_tokens,
-        batch_tokens=train.batch_tokens,
-        sequence_length=train.sequence_length,
-        seeds=experiment.seeds,
-        micro_batch_tokens=micro_batch * train.sequence_length,
-        precision=train.precision,
-        ops="torch" if train.ops == "torch" else "native",
-        recompute=train.recompute,
-        # The speed of a core says nothing of runs that need a GPU, which train in bfloat16.
-        machine=ONE_CPU_CORE if train.precision == "float32" else None,
-    )
-    typer.echo((plan_to_json(rows) if as_json else plan_to_table(rows)).rstrip("\n"))
 
 
 @app.command()
@@ -146,7 +98,7 @@ def run(
     """Run or resume a study; ends with a report."""
     from isoflop.sweep.run import run_study
 
-    experiment = _experiment(name, changes)
+    experiment = experiment_of(name, changes)
     root = out / experiment.name
     states = run_study(
         experiment,
@@ -154,7 +106,7 @@ def run(
         num_workers=workers,
         mirrors=tuple(mirror or ()),
         command=("isoflop", *sys.argv[1:]),
-        layout=_layout(ranks, shard, expert_parallel),
+        layout=layout_of(ranks, shard, expert_parallel),
         launcher=launcher.value,
         slurm_options=slurm_options(launcher, slurm),
     )
@@ -257,45 +209,6 @@ def _version(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-
-
-def _experiment(name: str, changes: list[str] | None):  # type: ignore[no-untyped-def]
-    from isoflop.experiments import load_experiment
-
-    return override(load_experiment(name), *(changes or []))
-
-
-def _layout(ranks: int | None, shard: int, expert_parallel: int):  # type: ignore[no-untyped-def]
-    from isoflop.design.layout import Layout
-
-    if ranks is not None:
-        return Layout(ranks=ranks, shard=shard, expert_parallel=expert_parallel)
-    if shard > 1 or expert_parallel > 1:
-        raise UserError("--shard and --expert-parallel spread a run over --ranks; give --ranks too")
-    return None
-
-
-def _rank_plan(experiment, layout, as_json: bool) -> str:  # type: ignore[no-untyped-def]
-    from isoflop.design.rank_plan import plan_ranks, rank_plan_to_json, rank_plan_to_table
-    from isoflop.design.ranks import RankStep
-
-    train = experiment.train
-    rows = plan_ranks(
-        experiment.cells,
-        layout,
-        batch_sequences=train.batch_sequences,
-        micro_batch_sequences=train.micro_batch_sequences,
-        step=RankStep(
-            sequence_length=train.sequence_length,
-            micro_batch_sequences=1,
-            micro_batches=1,
-            balance_scope=train.balance_scope,
-            precision=train.precision,
-            ops="torch" if train.ops == "torch" else "native",
-            recompute=train.recompute,
-        ),
-    )
-    return rank_plan_to_json(rows) if as_json else rank_plan_to_table(rows)
 
 
 INTERRUPTED = 130

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fakes import tiny_experiment
 from isoflop.cli import main
 from isoflop.config import UserError
 from isoflop.sweep import slurm
