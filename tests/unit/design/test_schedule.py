@@ -13,7 +13,7 @@ SECONDS = st.floats(0.1, 1e4)
 
 
 def tasks(seconds: list[float], workers: int = 1) -> list[Task]:
-    return [Task(name=f"r{n}", seconds=s, workers=workers) for n, s in enumerate(seconds)]
+    return [Task(name=f"r{n}", seconds=float(s), workers=workers) for n, s in enumerate(seconds)]
 
 
 def busy_at(schedule: Schedule, moment: float) -> int:
@@ -31,7 +31,7 @@ def test_two_workers_take_the_next_run_as_soon_as_one_is_free():
 
 
 def test_a_run_of_several_workers_waits_for_all_of_them():
-    wide = Task(name="wide", seconds=2, workers=3)
+    wide = Task(name="wide", seconds=2.0, workers=3)
     schedule = simulate([*tasks([1, 4]), wide, *tasks([1])], 4)
     assert [run.start_seconds for run in schedule.runs] == [0, 0, 1, 1]
     schedule = simulate([*tasks([1, 4]), wide, *tasks([1])], 3)

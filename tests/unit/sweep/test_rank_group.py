@@ -17,7 +17,7 @@ from isoflop.sweep.run import run_study
 from isoflop.sweep.study import PlannedRun, read_study_map
 
 LAYOUT = Layout(ranks=2, shard=2, expert_parallel=2)
-PATIENCE_SECONDS = 200.0
+PATIENCE_SECONDS = 900.0
 
 
 def rank_processes(root: Path) -> list[int]:
@@ -34,11 +34,12 @@ def rank_processes(root: Path) -> list[int]:
 
 
 def kill_a_rank(root: Path, run: PlannedRun, killed: list[int]) -> None:
-    """As soon as a state has been saved."""
+    """As soon as a first row is there."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        ranks = rank_processes(root)
-        if ranks and list((root / run.train.path).glob("resume-ranks/*/state.json")):
+        begun = (root / run.train.path / "steps.jsonl").exists()
+        ranks = rank_processes(root) if begun else []
+        if ranks:
             os.kill(max(ranks), signal.SIGKILL)
             killed.append(max(ranks))
             return
