@@ -2,9 +2,13 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from isoflop.design.family import Cell
+    from isoflop.megatron.export import LayoutOf
 
 
 class ExportFormat(StrEnum):
@@ -21,67 +25,90 @@ class WeightType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="hf: a checkpoint's folder, or a run's: then its last checkpoint. megatron: a study's "
+        "folder, e.g. runs/demo.",
+    ),
+]
+Directory = Annotated[Path, typer.Argument(help="The new folder to write.")]
+To = Annotated[
+    ExportFormat,
+    typer.Option(help="hf: a Mixtral that transformers opens. megatron: shards and scripts."),
+]
+Dtype = Annotated[WeightType, typer.Option(help="hf: of the weights; bfloat16 changes the logits.")]
+TokenizerFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="hf: a tokenizer.json, or none. Default: the checkpoint's or study's."
+    ),
+]
+EndOfText = Annotated[
+    str | None, typer.Option(help="hf: token of --tokenizer FILE that ends documents.")
+]
+MaxShardBytes = Annotated[
+    int | None, typer.Option(min=1, help="hf: of one weights file. Default: 5,000,000,000.")
+]
+OneCell = Annotated[str | None, typer.Option(help="megatron: this cell only.")]
+Nodes = Annotated[int, typer.Option(min=1, help="megatron: machines.")]
+GpusPerNode = Annotated[int, typer.Option(min=1, help="megatron: GPUs of each.")]
+GpuMemory = Annotated[
+    float, typer.Option(min=1, help="megatron: of one GPU; the layout is chosen to fit.")
+]
 Size = Annotated[int | None, typer.Option(min=1, help="megatron: chosen from memory if left out.")]
+SaveInterval = Annotated[
+    int | None, typer.Option(min=1, help="megatron: steps between checkpoints.")
+]
 
 
 def export_command(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE",
-            help="hf: a checkpoint's folder, or a run's: then its last checkpoint. megatron: a "
-            "study's folder, e.g. runs/demo.",
-        ),
-    ],
-    directory: Annotated[Path, typer.Argument(help="The new folder to write.")],
-    to: Annotated[
-        ExportFormat,
-        typer.Option(help="hf: a Mixtral that transformers opens. megatron: shards and scripts."),
-    ],
-    dtype: Annotated[
-        WeightType, typer.Option(help="hf: of the weights; bfloat16 changes the logits.")
-    ] = WeightType.FLOAT32,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="hf: a tokenizer.json, or none. Default: the checkpoint's or study's.",
-        ),
-    ] = None,
-    end_of_text: Annotated[
-        str | None, typer.Option(help="hf: token of --tokenizer FILE that ends documents.")
-    ] = None,
-    max_shard_bytes: Annotated[
-        int | None, typer.Option(min=1, help="hf: of one weights file. Default: 5,000,000,000.")
-    ] = None,
-    cell: Annotated[str | None, typer.Option(help="megatron: this cell only.")] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="megatron: machines.")] = 1,
-    gpus_per_node: Annotated[int, typer.Option(min=1, help="megatron: GPUs of each.")] = 8,
-    gpu_memory_gb: Annotated[
-        float, typer.Option(min=1, help="megatron: of one GPU; the layout is chosen to fit.")
-    ] = 80,
+    source: Source,
+    directory: Directory,
+    to: To,
+    dtype: Dtype = WeightType.FLOAT32,
+    tokenizer: TokenizerFile = None,
+    end_of_text: EndOfText = None,
+    max_shard_bytes: MaxShardBytes = None,
+    cell: OneCell = None,
+    nodes: Nodes = 1,
+    gpus_per_node: GpusPerNode = 8,
+    gpu_memory_gb: GpuMemory = 80,
     pipeline_parallel: Size = None,
     expert_parallel: Size = None,
     micro_batch_sequences: Size = None,
-    save_interval: Annotated[
-        int | None, typer.Option(min=1, help="megatron: steps between checkpoints.")
-    ] = None,
+    save_interval: SaveInterval = None,
 ) -> None:
     """Write a checkpoint or a study in a form that other programs read."""
     if to is ExportFormat.HF:
         _export_hf(source, directory, dtype, tokenizer, end_of_text, max_shard_bytes)
         return
-    from isoflop.design.family import Cell
     from isoflop.megatron.export import export_megatron
+
+    sizes = (pipeline_parallel, expert_parallel, micro_batch_sequences)
+    layout_of = _layouts(source, nodes, gpus_per_node, gpu_memory_gb, sizes)
+    done = export_megatron(source, directory, layout_of, cell=cell, save_steps=save_interval)
+    scripts = "\n".join(map(str, done.scripts))
+    typer.echo(f"{directory / 'data'}: {done.num_tokens:,} training tokens\n{scripts}")
+
+
+def _layouts(
+    study: Path,
+    nodes: int,
+    gpus_per_node: int,
+    gpu_memory_gb: float,
+    sizes: tuple[int | None, int | None, int | None],
+) -> "LayoutOf":
+    """The layout of each cell: that asked for, if any size is given, else chosen from memory."""
     from isoflop.megatron.layout import MegatronLayout, choose_layout
     from isoflop.sweep.study import read_study_map
 
-    train = read_study_map(source).experiment.train
+    train = read_study_map(study).experiment.train
 
-    def layout_of(one: Cell) -> MegatronLayout:
-        chosen = (pipeline_parallel, expert_parallel, micro_batch_sequences)
-        if any(chosen):
-            pipeline, expert, micro = (size or 1 for size in chosen)
+    def layout_of(one: "Cell") -> MegatronLayout:
+        if any(sizes):
+            pipeline, expert, micro = (size or 1 for size in sizes)
             return MegatronLayout(
                 nodes=nodes,
                 gpus_per_node=gpus_per_node,
@@ -99,9 +126,7 @@ def export_command(
             cell=one.name,
         )
 
-    done = export_megatron(source, directory, layout_of, cell=cell, save_steps=save_interval)
-    scripts = "\n".join(map(str, done.scripts))
-    typer.echo(f"{directory / 'data'}: {done.num_tokens:,} training tokens\n{scripts}")
+    return layout_of
 
 
 def _export_hf(
