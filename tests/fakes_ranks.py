@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,20 +25,14 @@ PATIENCE_SECONDS = 300.0
 """For a loaded machine; a rank that dies is noticed at once."""
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start_ranks(layout: Layout, body: Callable[..., None], *given: Any) -> list[BaseProcess]:
     """Start `body(rank, layout, *given)` in `layout.ranks` processes; a function of this file."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fakes_ranks"])
-    port = free_port()
+    # A file, not a port: another process may take a free port before rank 0 does.
+    meeting = f"file://{tempfile.mkdtemp()}/meeting"
     processes = [
-        context.Process(target=_rank, args=(rank, layout, port, body, given), daemon=True)
+        context.Process(target=_rank, args=(rank, layout, meeting, body, given), daemon=True)
         for rank in range(layout.ranks)
     ]
     for process in processes:
@@ -67,12 +61,10 @@ def error_file(rank: int) -> str:
 
 
 def _rank(
-    rank: int, layout: Layout, port: int, body: Callable[..., None], given: tuple[Any, ...]
+    rank: int, layout: Layout, meeting: str, body: Callable[..., None], given: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(layout.ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(layout.ranks), MEETING=meeting)
     try:
         body(rank, layout, *given)
     except BaseException:  # noqa: BLE001 - told, whatever it is
@@ -105,7 +97,7 @@ def train_rank(
         if kill and kill.place == "row" and rank == kill.rank and done >= kill.step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with joined(layout, torch.device("cpu"), PATIENCE_SECONDS) as ranks:
+    with joined(layout, torch.device("cpu"), PATIENCE_SECONDS, os.environ["MEETING"]) as ranks:
         computation = ManyProcesses(run.model, run.train, run.seed, ranks, folder)
         train_run(run, folder, progress, computation)
 
@@ -115,7 +107,7 @@ def train_layouts(rank: int, outer: Layout, cases: list[tuple[Layout, TrainingRu
 
     One start of the processes for all of them: importing torch takes longer than training.
     """
-    with joined(outer, torch.device("cpu"), PATIENCE_SECONDS):
+    with joined(outer, torch.device("cpu"), PATIENCE_SECONDS, os.environ["MEETING"]):
         for layout, run, folder in cases:
             ranks = OverRanks(layout, torch.device("cpu"))
             computation = _Counting(run.model, run.train, run.seed, ranks, folder)

@@ -2,13 +2,9 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from isoflop.design.family import Cell
-    from isoflop.megatron.export import LayoutOf
 
 
 class ExportFormat(StrEnum):
@@ -93,20 +89,21 @@ def export_command(
     typer.echo(f"{directory / 'data'}: {done.num_tokens:,} training tokens\n{scripts}")
 
 
-def _layouts(
+def _layouts(  # type: ignore[no-untyped-def]
     study: Path,
     nodes: int,
     gpus_per_node: int,
     gpu_memory_gb: float,
     sizes: tuple[int | None, int | None, int | None],
-) -> "LayoutOf":
+):
     """The layout of each cell: that asked for, if any size is given, else chosen from memory."""
+    from isoflop.design.family import Cell
     from isoflop.megatron.layout import MegatronLayout, choose_layout
     from isoflop.sweep.study import read_study_map
 
     train = read_study_map(study).experiment.train
 
-    def layout_of(one: "Cell") -> MegatronLayout:
+    def layout_of(one: Cell) -> MegatronLayout:
         if any(sizes):
             pipeline, expert, micro = (size or 1 for size in sizes)
             return MegatronLayout(

@@ -1,16 +1,11 @@
 """`isoflop plan`: what a family costs, what its ranks need and send, and when its runs would end."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from isoflop.config import UserError, override
-
-if TYPE_CHECKING:
-    from isoflop.design.layout import Layout
-    from isoflop.design.schedule import Task
-    from isoflop.sweep.config import Experiment
 
 Name = Annotated[
     str, typer.Argument(help="An experiment's name (see `isoflop list`) or a Python file of yours.")
@@ -33,14 +28,14 @@ ExpertParallel = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
-def experiment_of(name: str, changes: list[str] | None) -> "Experiment":
+def experiment_of(name: str, changes: list[str] | None):  # type: ignore[no-untyped-def]
     """The experiment called `name`, with the changes of --set."""
     from isoflop.experiments import load_experiment
 
     return override(load_experiment(name), *(changes or []))
 
 
-def layout_of(ranks: int | None, shard: int, expert_parallel: int) -> "Layout | None":
+def layout_of(ranks: int | None, shard: int, expert_parallel: int):  # type: ignore[no-untyped-def]
     """The layout that the options ask for; None without --ranks."""
     from isoflop.design.layout import Layout
 
@@ -94,7 +89,7 @@ def plan_command(
     typer.echo(text.rstrip("\n"))
 
 
-def _family(experiment: "Experiment", as_json: bool) -> str:
+def _family(experiment, as_json: bool) -> str:  # type: ignore[no-untyped-def]
     from isoflop.design.estimate import ONE_CPU_CORE
     from isoflop.design.plan import plan, plan_to_json, plan_to_table
 
@@ -116,7 +111,7 @@ def _family(experiment: "Experiment", as_json: bool) -> str:
     return plan_to_json(rows) if as_json else plan_to_table(rows)
 
 
-def _ranks(experiment: "Experiment", layout: "Layout", as_json: bool) -> str:
+def _ranks(experiment, layout, as_json: bool) -> str:  # type: ignore[no-untyped-def]
     from isoflop.design.rank_plan import plan_ranks, rank_plan_to_json, rank_plan_to_table
     from isoflop.design.ranks import RankStep
 
@@ -139,9 +134,7 @@ def _ranks(experiment: "Experiment", layout: "Layout", as_json: bool) -> str:
     return rank_plan_to_json(rows) if as_json else rank_plan_to_table(rows)
 
 
-def _tasks(
-    experiment: "Experiment", measured: Path | None, flops_per_second: float | None, ranks: int
-) -> "list[Task]":
+def _tasks(experiment, measured: Path | None, flops_per_second: float | None, ranks: int):  # type: ignore[no-untyped-def]
     """Every run with its seconds, in the order in which a study starts them."""
     from isoflop.design.schedule import Task
 

@@ -33,7 +33,7 @@ def test_two_workers_take_the_next_run_as_soon_as_one_is_free():
 def test_a_run_of_several_workers_waits_for_all_of_them():
     wide = Task(name="wide", seconds=2.0, workers=3)
     schedule = simulate([*tasks([1, 4]), wide, *tasks([1])], 4)
-    assert [run.start_seconds for run in schedule.runs] == [0, 0, 1, 1]
+    assert [run.start_seconds for run in schedule.runs] == [0, 0, 1, 3]
     schedule = simulate([*tasks([1, 4]), wide, *tasks([1])], 3)
     assert [run.start_seconds for run in schedule.runs] == [0, 0, 4, 6]
 

@@ -72,9 +72,16 @@ class OverRanks(Ranks):
 
 @contextmanager
 def joined(
-    layout: Layout, device: torch.device, patience_seconds: float = PATIENCE_SECONDS
+    layout: Layout,
+    device: torch.device,
+    patience_seconds: float = PATIENCE_SECONDS,
+    meeting: str | None = None,
 ) -> Iterator[OverRanks]:
     """Find the other ranks, and leave them at the end.
+
+    Args:
+        meeting: URL where ranks find each other, as `torch.distributed.init_process_group` has
+            it; None: MASTER_ADDR and MASTER_PORT.
 
     Raises:
         UserError: not started as one of the layout's ranks.
@@ -86,7 +93,11 @@ def joined(
             f"torchrun with --nproc-per-node x --nnodes = {layout.ranks}"
         )
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=patience_seconds)
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=meeting,
+        timeout=timedelta(seconds=patience_seconds),
+        rank=int(os.environ["RANK"]),
+        world_size=layout.ranks,
     )
     try:
         yield OverRanks(layout, device)
