@@ -6,7 +6,6 @@ user's mistake, 130 after an interrupt (run again to go on).
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +15,28 @@ from typer.exceptions import TyperException
 from isoflop import __version__
 from isoflop.analysis.commands import figure_command, fit_command, recommend_command
 from isoflop.bench.commands import app as bench_app
-from isoflop.commands import grpo as grpo_options
 from isoflop.commands.evaluate import app as evaluate_app
+from isoflop.commands.export import export_command
 from isoflop.commands.grpo import app as grpo_app
-from isoflop.config import UserError, override
+from isoflop.commands.plan import (
+    AsJson,
+    Changes,
+    ExpertParallel,
+    Name,
+    Ranks,
+    Shard,
+    experiment_of,
+    layout_of,
+    plan_command,
+)
+from isoflop.commands.status import (
+    Launcher,
+    LauncherOption,
+    SlurmOptions,
+    slurm_options,
+    status_command,
+)
+from isoflop.config import UserError
 from isoflop.corpus.commands import app as corpus_app
 from isoflop.terminal import output_console
 
@@ -38,17 +55,9 @@ app.add_typer(corpus_app, name="corpus")
 app.command("fit")(fit_command)
 app.command("recommend")(recommend_command)
 app.command("figure")(figure_command)
-
-Name = Annotated[
-    str, typer.Argument(help="An experiment's name (see `isoflop list`) or a Python file of yours.")
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="PATH=VALUE", help="Change one field, e.g. train.train_tokens=1000000."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+app.command("export")(export_command)
+app.command("status")(status_command)
+app.command("plan")(plan_command)
 
 
 @app.command("list")
@@ -70,32 +79,6 @@ def list_experiments(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def plan(name: Name, changes: Changes = None, as_json: AsJson = False) -> None:
-    """The family: parameters, FLOPs, tokens, memory and estimated time, before anything is run."""
-    from isoflop.design.estimate import ONE_CPU_CORE
-    from isoflop.design.plan import plan as plan_cells
-    from isoflop.design.plan import plan_to_json, plan_to_table
-
-    experiment = _experiment(name, changes)
-    train = experiment.train
-    micro_batch = train.micro_batch_sequences or train.batch_sequences
-    rows = plan_cells(
-        experiment.cells,
-        train_tokens=train.train_tokens,
-        batch_tokens=train.batch_tokens,
-        sequence_length=train.sequence_length,
-        seeds=experiment.seeds,
-        micro_batch_tokens=micro_batch * train.sequence_length,
-        precision=train.precision,
-        ops="torch" if train.ops == "torch" else "native",
-        recompute=train.recompute,
-        # The speed of a core says nothing of runs that need a GPU, which train in bfloat16.
-        machine=ONE_CPU_CORE if train.precision == "float32" else None,
-    )
-    typer.echo((plan_to_json(rows) if as_json else plan_to_table(rows)).rstrip("\n"))
-
-
-@app.command()
 def run(
     name: Name,
     out: Annotated[Path, typer.Option(help="Folder that holds the study's folder.")] = Path("runs"),
@@ -106,11 +89,16 @@ def run(
     mirror: Annotated[
         list[str] | None, typer.Option(help="Show rows live: tensorboard, wandb. Repeatable.")
     ] = None,
+    ranks: Ranks = None,
+    shard: Shard = 1,
+    expert_parallel: ExpertParallel = 1,
+    launcher: LauncherOption = Launcher.POOL,
+    slurm: SlurmOptions = None,
 ) -> None:
     """Run or resume a study; ends with a report."""
     from isoflop.sweep.run import run_study
 
-    experiment = _experiment(name, changes)
+    experiment = experiment_of(name, changes)
     root = out / experiment.name
     states = run_study(
         experiment,
@@ -118,6 +106,9 @@ def run(
         num_workers=workers,
         mirrors=tuple(mirror or ()),
         command=("isoflop", *sys.argv[1:]),
+        layout=layout_of(ranks, shard, expert_parallel),
+        launcher=launcher.value,
+        slurm_options=slurm_options(launcher, slurm),
     )
     typer.echo(f"{root / 'report.html'}\n{root / 'table.csv'}")
     failed = [state for state in states if state.state != "done"]
@@ -159,79 +150,6 @@ def report(
         folder = out or Path(f"{path.stem}-report")
         report_table(path, folder, tolerance)
     typer.echo(f"{folder / 'report.html'}\n{folder / 'table.csv'}")
-
-
-class ExportFormat(StrEnum):
-    """What a checkpoint can be exported to."""
-
-    HF = "hf"
-    VERL = "verl"
-
-
-class WeightType(StrEnum):
-    """What exported weights are stored in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
-Stored = Annotated[WeightType, typer.Option(help="Of the weights; bfloat16 changes the logits.")]
-ShardBytes = Annotated[
-    int | None, typer.Option(min=1, help="Of one weights file. Default: 5,000,000,000.")
-]
-
-
-@app.command("export")
-def export_command(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint's folder, or a run's: then its last checkpoint.")
-    ],
-    directory: Annotated[Path, typer.Argument(help="The new folder to write.")],
-    to: Annotated[
-        ExportFormat,
-        typer.Option(help="hf: a Mixtral for transformers; verl: a run of GRPO from it."),
-    ],
-    dtype: Stored = WeightType.FLOAT32,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="A tokenizer.json, or none. Default: the checkpoint's or study's."
-        ),
-    ] = None,
-    end_of_text: Annotated[
-        str | None, typer.Option(help="Token of --tokenizer FILE that ends documents.")
-    ] = None,
-    max_shard_bytes: ShardBytes = None,
-    task: Annotated[str | None, typer.Option(help="verl: as in `isoflop grpo`.")] = None,
-    data: grpo_options.Data = None,
-    prompt: grpo_options.Prompt = None,
-    validate: grpo_options.Validate = None,
-    changes: grpo_options.Settings = None,
-) -> None:
-    """Write a checkpoint in a form that other programs open."""
-    if to is ExportFormat.VERL:
-        settings, reader = (data, prompt, validate, changes), (tokenizer, end_of_text)
-        grpo_options.export_verl(
-            checkpoint, directory, reader, dtype.value, max_shard_bytes, task, settings
-        )
-        return
-    from isoflop.model.checkpoint import checkpoint_folder
-    from isoflop.model.huggingface.export import MAX_SHARD_BYTES, export_checkpoint
-    from isoflop.sweep.lineage import find_study, find_tokenizer
-
-    checkpoint = checkpoint_folder(checkpoint)
-    if task or data or prompt or validate or changes:
-        raise UserError("--task, --data, --prompt, --validate and --set go with --to verl")
-    study = find_study(checkpoint)
-    done = export_checkpoint(
-        checkpoint,
-        directory,
-        tokenizer=find_tokenizer(checkpoint, study, tokenizer, end_of_text),
-        lineage=None if study is None else study.lineage(),
-        dtype=dtype.value,
-        max_shard_bytes=max_shard_bytes or MAX_SHARD_BYTES,
-    )
-    typer.echo(f"{directory}\n{done.line()}")
 
 
 @app.command("import")
@@ -291,12 +209,6 @@ def _version(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-
-
-def _experiment(name: str, changes: list[str] | None):  # type: ignore[no-untyped-def]
-    from isoflop.experiments import load_experiment
-
-    return override(load_experiment(name), *(changes or []))
 
 
 INTERRUPTED = 130

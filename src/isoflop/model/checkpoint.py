@@ -28,9 +28,14 @@ STEP_PREFIX = "step-"
 
 def save_checkpoint(model: Transformer, folder: Path) -> None:
     """Write config and weights; the weights' file appears last and whole."""
-    write_text(folder / "config.json", to_text(model.config))
     tensors = {name: value.detach().cpu() for name, value in model.named_parameters()}
-    save_tensors(folder / "model.safetensors", tensors, {"config": digest(model.config)})
+    save_weights(model.config, tensors, folder)
+
+
+def save_weights(config: ModelConfig, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """`save_checkpoint` from weights at hand, by their names in a `Transformer`."""
+    write_text(folder / "config.json", to_text(config))
+    save_tensors(folder / "model.safetensors", tensors, {"config": digest(config)})
 
 
 def load_checkpoint(

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from isoflop.allocator import KEEP_MEMORY
+from isoflop.design.layout import Layout
 from isoflop.sweep.study import StudyMap
 
 ERROR_FILE = "stderr.txt"
@@ -28,6 +29,15 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 GPU_FOLDERS = Path("/proc/driver/nvidia/gpus")
 """The driver keeps one folder a GPU here, so that they can be counted without torch."""
+
+
+def end_with_parent() -> None:
+    """Wait until standard input ends, as it does when the parent dies, and end at once."""
+    # Not sys.stdin: its lock, held while waiting, would abort the interpreter's own end.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    # Not sys.exit: that would end this thread only. Nothing is lost: files appear whole.
+    os._exit(1)
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -60,8 +70,11 @@ def run_pool(
     num_workers: int,
     tell: Callable[[RunProgress], None],
     tick: Callable[[], None],
+    layout: Layout | None = None,
 ) -> dict[int, str]:
     """Run the `pending` runs, at most `num_workers` at once; returns the failed ones' reasons.
+
+    With a `layout` each run is trained by that many ranks, on as many GPUs where there are some.
 
     `tell` hears every change, `tick` is called about twice a second; both in the
     calling thread. An interrupt stops all workers and is raised again.
@@ -76,7 +89,7 @@ def run_pool(
                 number = waiting.pop()
                 slot = min(set(range(num_workers)) - {worker.slot for worker in running.values()})
                 folder = root / study.runs[number].train.path
-                running[number] = _Worker(root, number, folder, slot, news)
+                running[number] = _Worker(root, number, folder, slot, news, layout)
                 tell(RunProgress(number, "start", 0, 1, None))
             try:
                 said = news.get(timeout=0.5)
@@ -95,11 +108,32 @@ def run_pool(
     return failed
 
 
+def worker_command(root: Path, number: int, layout: Layout | None) -> list[str]:
+    """What runs one run of the study: a process, or a process that starts its ranks."""
+    given = [str(root), str(number)]
+    if layout is None:
+        return [sys.executable, "-m", "isoflop.sweep.worker", *given]
+    layout_text = json.dumps(asdict(layout))
+    return [sys.executable, "-m", "isoflop.sweep.rank_group", *given, layout_text]
+
+
+def _gpus_of(slot: int, gpus: tuple[str, ...], layout: Layout | None) -> str:
+    """The GPUs of the run in this slot: one, or one a rank."""
+    count = 1 if layout is None else layout.ranks
+    return ",".join(gpus[(slot * count + place) % len(gpus)] for place in range(count))
+
+
 class _Worker:
     """One process and the thread that listens to it."""
 
     def __init__(
-        self, root: Path, number: int, folder: Path, slot: int, news: "queue.Queue[RunProgress]"
+        self,
+        root: Path,
+        number: int,
+        folder: Path,
+        slot: int,
+        news: "queue.Queue[RunProgress]",
+        layout: Layout | None,
     ):
         self.slot = slot
         self._number = number
@@ -109,10 +143,10 @@ class _Worker:
         environment = {**os.environ, **ONE_THREAD, **KEEP_MEMORY}
         gpus = visible_gpus()
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+            environment["CUDA_VISIBLE_DEVICES"] = _gpus_of(slot, gpus, layout)
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "isoflop.sweep.worker", str(root), str(number)],
+                worker_command(root, number, layout),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -124,6 +158,9 @@ class _Worker:
 
     def stop(self) -> None:
         """End the process; its folder stays resumable."""
+        # Ranks are children of the process, and end when this pipe does.
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._process.kill()
         self._process.wait()
 
@@ -137,7 +174,8 @@ class _Worker:
                 continue  # A library's own message on standard output.
             self._news.put(RunProgress(self._number, stage, done, total, speed))
         status = self._process.wait()
-        self._process.stdin.close()
+        if not self._process.stdin.closed:
+            self._process.stdin.close()
         self._process.stdout.close()
         if status == 0:
             self._news.put(RunProgress(self._number, "done", 1, 1, None))

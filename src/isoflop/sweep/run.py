@@ -3,13 +3,14 @@
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from isoflop.config import UserError
+from isoflop.design.layout import Layout
 from isoflop.folders import locked
 from isoflop.records import CellState, write_text
 from isoflop.sweep.config import Experiment
@@ -23,6 +24,7 @@ from isoflop.sweep.ledger import (
 from isoflop.sweep.mirror import Mirror, open_mirror
 from isoflop.sweep.pool import RunProgress, run_pool, visible_gpus
 from isoflop.sweep.progress import open_progress
+from isoflop.sweep.slurm import Cluster, run_jobs
 from isoflop.sweep.stages import prepare
 from isoflop.sweep.study import StudyMap, map_study, read_study_map, write_study_map
 
@@ -35,6 +37,9 @@ def run_study(
     mirrors: tuple[str, ...] = (),
     console: Console | None = None,
     command: Sequence[str] = (),
+    layout: Layout | None = None,
+    launcher: str = "pool",
+    slurm_options: Mapping[str, str] | None = None,
 ) -> list[CellState]:
     """Run what is not finished of an experiment in the folder `root`, then write its report.
 
@@ -47,6 +52,9 @@ def run_study(
         mirrors: "tensorboard", "wandb": where rows are shown live as well.
         console: where progress goes; None: standard error.
         command: what the user typed, for the report.
+        layout: how each run is spread over processes; None: one process each.
+        launcher: "pool", processes here; "slurm" or "local-jobs", see `isoflop.sweep.slurm`.
+        slurm_options: of the jobs, by submitit's or sbatch's names.
 
     Returns:
         Where each run stands, in the order of the study.
@@ -56,6 +64,8 @@ def run_study(
         KeyboardInterrupt: after all workers have ended.
     """
     console = console or Console(stderr=True)
+    if layout is not None:
+        check_layout(experiment, layout)
     root.mkdir(parents=True, exist_ok=True)
     with locked(root), _terminate_as_interrupt():
         study = map_study(experiment)
@@ -72,8 +82,31 @@ def run_study(
             for number, run in enumerate(study.runs)
             if run_state(study, root, run).state != "done"
         ]
-        _run_pending(study, root, pending, num_workers or default_workers(), opened, console)
+        workers = num_workers or max(1, default_workers() // (layout.ranks if layout else 1))
+
+        def start(tell: Callable[[RunProgress], None], tick: Callable[[], None]) -> None:
+            if launcher == "pool":
+                run_pool(study, root, pending, workers, tell, tick, layout)
+            else:
+                cluster: Cluster = "slurm" if launcher == "slurm" else "local"
+                run_jobs(study, root, pending, cluster, slurm_options or {}, tell, tick, layout)
+
+        _run_pending(study, root, pending, start, opened, console)
         return _write_results(study, root)
+
+
+def check_layout(experiment: Experiment, layout: Layout) -> None:
+    """Refuse a layout that a cell or the batch cannot be spread by.
+
+    Raises:
+        UserError: which field, and what it must be.
+    """
+    train = experiment.train
+    for cell in experiment.cells:
+        layout.check_model(cell.model, cell.name)
+    layout.micro_batch_sequences(
+        train.batch_sequences, train.micro_batch_sequences, train.balance_scope
+    )
 
 
 def report_study(root: Path) -> list[CellState]:
@@ -109,7 +142,7 @@ def _run_pending(
     study: StudyMap,
     root: Path,
     pending: list[int],
-    num_workers: int,
+    start: Callable[[Callable[[RunProgress], None], Callable[[], None]], None],
     mirrors: list[Mirror],
     console: Console,
 ) -> None:
@@ -133,7 +166,7 @@ def _run_pending(
                 console.print(f"mirror switched off: {error}", highlight=False, markup=False)
 
     try:
-        run_pool(study, root, pending, num_workers, tell, tick)
+        start(tell, tick)
         tick()
     finally:
         progress.close()

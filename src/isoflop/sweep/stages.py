@@ -4,13 +4,17 @@ Preparing (documents, tokenizer, shards) needs no torch and runs in the calling
 process; training and evaluation run in a worker, which alone imports torch.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from isoflop.config import UserError
 from isoflop.corpus.build import SET_ASIDE, build_source
 from isoflop.corpus.config import max_epochs
+from isoflop.design.layout import Layout
 from isoflop.folders import working_in
 from isoflop.records import SetAside, read_rows
 from isoflop.sweep.study import PlannedRun, PlannedStage, StudyMap
@@ -136,44 +140,90 @@ def item_files(study: StudyMap, root: Path) -> dict[str, Path]:
 
 
 def train_and_evaluate(
-    study: StudyMap, root: Path, run: PlannedRun, progress: WorkerProgress
+    study: StudyMap,
+    root: Path,
+    run: PlannedRun,
+    progress: WorkerProgress,
+    layout: Layout | None = None,
 ) -> None:
-    """Train one cell and score its checkpoints; what is finished stays as it is."""
+    """Train one cell and score its checkpoints; what is finished stays as it is.
+
+    Args:
+        layout: this process is one of its ranks, told by the environment which; None: the only one.
+    """
     # torch is imported here: only workers need it, and it takes seconds.
+    import torch
+
+    train = study.experiment.train
+    rank = int(os.environ.get("RANK", "0")) if layout else 0
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and layout:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    folder = study.folder(root, run.train)
+    if not folder.done:
+        name = device_name(device) + (f", {layout.text()}" if layout else "")
+        # One process of the run holds the lock.
+        with working_in(folder, device=name) if rank == 0 else nullcontext(folder.path) as path:
+            _train(study, root, run, path, progress, layout, device)
+            if rank == 0:
+                folder.finish()
+    if rank == 0:
+        evaluate_stage(
+            study,
+            root,
+            run.train,
+            run.evaluate,
+            batch_tokens=train.batch_tokens,
+            tokens_before=0,
+            device=device,
+            progress=lambda done, total: progress("evaluate", done, total, None),
+        )
+
+
+def _train(
+    study: StudyMap,
+    root: Path,
+    run: PlannedRun,
+    path: Path,
+    progress: WorkerProgress,
+    layout: Layout | None,
+    device: str,
+) -> None:
+    """Train the run in this process, or as one of its ranks, of which the first tells progress."""
     import torch
 
     from isoflop.train.loop import TrainingRun, ValidationSet, train_run
 
     train = study.experiment.train
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = study.folder(root, run.train)
-    if not folder.done:
-        validation = {
-            (stage.name, split): ValidationSet.of(Shard(root / stage.path / split), train)
-            for stage in study.tokens
-            for split in ("train", "validation")
-        }
-        training = TrainingRun(
-            model=study.cell(run.cell).model,
-            train=train,
-            mixture=load_mixture(study, root, run.seed),
-            validation=validation,
-            seed=run.seed,
-            digest=run.train.digest,
-            device=device,
-        )
-        with working_in(folder, device=device_name(device)) as path:
-            train_run(training, path, lambda *done: progress("train", *done))
-            folder.finish()
-    evaluate_stage(
-        study,
-        root,
-        run.train,
-        run.evaluate,
-        batch_tokens=train.batch_tokens,
-        tokens_before=0,
-        progress=lambda done, total: progress("evaluate", done, total, None),
+    validation = {
+        (stage.name, split): ValidationSet.of(Shard(root / stage.path / split), train)
+        for stage in study.tokens
+        for split in ("train", "validation")
+    }
+    training = TrainingRun(
+        model=study.cell(run.cell).model,
+        train=train,
+        mixture=load_mixture(study, root, run.seed),
+        validation=validation,
+        seed=run.seed,
+        digest=run.train.digest,
+        device=device,
     )
+    if layout is None:
+        train_run(training, path, lambda *done: progress("train", *done))
+        return
+    from isoflop.train.parallel.compute import ManyProcesses
+    from isoflop.train.parallel.mesh import joined
+
+    with joined(layout, torch.device(device)) as ranks:
+        computation = ManyProcesses(training.model, train, run.seed, ranks, path)
+
+        def tell(*done: Any) -> None:
+            if ranks.rank == 0:
+                progress("train", *done)
+
+        train_run(training, path, tell, computation)
 
 
 def evaluate_stage(
@@ -184,6 +234,7 @@ def evaluate_stage(
     *,
     batch_tokens: int,
     tokens_before: int,
+    device: str | None = None,
     progress: Callable[[int, int], None],
 ) -> None:
     """Score the checkpoints of `trained` into the folder of `stage`, unless it is finished.
@@ -191,6 +242,7 @@ def evaluate_stage(
     Args:
         batch_tokens: pre-training tokens of one step, 0 for GRPO's.
         tokens_before: pre-training tokens before its first step.
+        device: None: a GPU if there is one.
     """
     import torch
 
@@ -211,7 +263,7 @@ def evaluate_stage(
             tokens_before=tokens_before,
             progress=progress,
             compute_dtype=DTYPES[study.experiment.train.precision],
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
         scored.finish()
 

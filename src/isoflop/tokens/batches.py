@@ -76,12 +76,18 @@ class Mixture:
         self._blend = Blend(shares)
         self._streams = [_Stream(source, shard, seed) for source, shard in shards.items()]
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, 0 for the first."""
-        sources, starts = self._places(step)
+    def batch(self, step: int, *, part: int = 0, parts: int = 1) -> Batch:
+        """The batch of a step, 0 for the first; of several equal `parts` only that numbered `part`.
+
+        The parts in their order are the batch, whatever their number, which must divide it.
+        """
+        assert self.batch_sequences % parts == 0, (self.batch_sequences, parts)
+        size = self.batch_sequences // parts
+        rows = slice(part * size, (part + 1) * size)
+        sources, starts = (places[rows] for places in self._places(step))
         length = self.sequence_length + 1
-        tokens = np.empty((self.batch_sequences, length), np.int64)
-        numbers = np.empty((self.batch_sequences, length), np.int64)
+        tokens = np.empty((size, length), np.int64)
+        numbers = np.empty((size, length), np.int64)
         for row, (source, start) in enumerate(zip(sources, starts, strict=True)):
             tokens[row], numbers[row] = self._streams[source].read(int(start), length)
         return Batch(tokens=tokens, document_numbers=numbers, sources=sources)

@@ -20,21 +20,21 @@ import torch
 from torch import Tensor
 
 from isoflop.config import UserError
-from isoflop.model.checkpoint import CHECKPOINTS, STEP_PREFIX, save_checkpoint
+from isoflop.model.checkpoint import CHECKPOINTS, STEP_PREFIX
 from isoflop.model.config import ModelConfig
-from isoflop.model.transformer import Transformer
-from isoflop.records import LossRow, StepRow, TimingRow, read_rows, write_rows
+from isoflop.records import LossRow, StepRow, TimingRow, read_rows
 from isoflop.tokens.batches import (
     Mixture,
     validation_batches,
     validation_document_numbers,
 )
 from isoflop.tokens.shards import Shard
+from isoflop.train.computation import Computation, OneProcess
 from isoflop.train.config import TrainConfig
-from isoflop.train.engine import build_model, settle_engine
-from isoflop.train.optim import learning_rate, make_optimizer
-from isoflop.train.state import STATE_FILE, append_row, finish_rows, load_state, save_state
-from isoflop.train.step import StepResult, train_step
+from isoflop.train.optim import learning_rate
+from isoflop.train.ranks import ALONE, Ranks
+from isoflop.train.state import RowWriter
+from isoflop.train.step import Decoder, StepResult
 
 Progress = Callable[[int, int, float], None]
 """Called with steps done, steps of the run, and tokens per second."""
@@ -99,55 +99,55 @@ def _mean(layers: list[Tensor]) -> tuple[float, ...]:
     return tuple(torch.stack(layers).mean(dim=0).tolist())
 
 
-def train_run(run: TrainingRun, folder: Path, progress: Progress) -> None:
+def train_run(
+    run: TrainingRun, folder: Path, progress: Progress, computation: Computation | None = None
+) -> None:
     """Train to the end, from the folder's saved state if there is one.
+
+    Args:
+        computation: Who computes; None: this process alone. Of several ranks each calls this,
+            and rank 0 writes the rows.
 
     Raises:
         UserError: the loss became non-finite; the batch's documents are named.
     """
     config = run.train
-    engine = settle_engine(folder, run.model, config, run.device)
-    model = build_model(run.model, config, engine, run.seed).to(run.device)
-    optimizer = make_optimizer(model, config)
-    write_rows(folder / "mixture.jsonl", run.mixture.usage(config.num_steps))
-    first = load_state(folder, model, optimizer, run.digest) + 1
+    computation = computation or OneProcess(run.model, config, run.seed, run.device, folder)
+    ranks, rows = computation.ranks, RowWriter(folder, computation.ranks.rank == 0)
+    rows.replace("mixture.jsonl", run.mixture.usage(config.num_steps))
+    first = computation.load(folder, run.digest) + 1
     clock = Clock(_seconds_so_far(folder))
     sums = Sums()
     for step in range(first, config.num_steps + 1):
         rate = learning_rate(step, config)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        sums.steps.append(_step(run, model, optimizer, step))
+        computation.set_learning_rate(rate)
+        sums.steps.append(_step(run, computation, step))
         at_checkpoint = step in config.checkpoint_steps
         if step % config.log_steps == 0 or at_checkpoint:
             tokens = step * config.batch_tokens
-            append_row(folder, "steps.jsonl", sums.row(step, tokens, rate))
+            rows.append("steps.jsonl", sums.row(step, tokens, rate))
             speed = len(sums.steps) * config.batch_tokens / clock.lap()
             timing = TimingRow(step=step, tokens_per_second=speed, seconds=clock.seconds)
-            append_row(folder, "timings.jsonl", timing)
+            rows.append("timings.jsonl", timing)
             progress(step, config.num_steps, speed)
             sums = Sums()
         if at_checkpoint:
-            _checkpoint(run, model, step, folder)
+            _checkpoint(run, computation, step, rows)
             clock.lap(counted=False)
         # Only where no sums are open: the state holds none.
-        if not sums.steps and clock.since_save() > config.resume_seconds:
-            save_state(folder, step, model, optimizer, run.digest)
+        if not sums.steps and ranks.agree(clock.since_save() > config.resume_seconds):
+            computation.save(folder, step, run.digest)
             clock.saved()
-    finish_rows(folder)
-    (folder / STATE_FILE).unlink(missing_ok=True)
+    rows.finish()
+    computation.discard(folder)
 
 
-def _step(
-    run: TrainingRun, model: Transformer, optimizer: torch.optim.Optimizer, step: int
-) -> StepResult:
-    """The optimiser step over one batch."""
-    batch = run.mixture.batch(step - 1)
-    documents = None
-    if run.train.reset_attention:
-        documents = torch.from_numpy(batch.document_numbers[:, :-1]).to(run.device)
-    tokens = torch.from_numpy(batch.tokens).to(run.device)
-    result = train_step(model, optimizer, run.train, tokens, documents)
+def _step(run: TrainingRun, computation: Computation, step: int) -> StepResult:
+    """The optimiser step over one batch, of which each rank reads its own part."""
+    ranks = computation.ranks
+    batch = run.mixture.batch(step - 1, part=ranks.rank, parts=ranks.size)
+    numbers = batch.document_numbers if run.train.reset_attention else None
+    result = computation.step(batch.tokens, numbers)
     if not (math.isfinite(result.train_loss) and math.isfinite(result.gradient_norm)):
         raise UserError(
             f"step {step}: train loss {result.train_loss} and gradient norm {result.gradient_norm} "
@@ -166,65 +166,80 @@ def _named(documents: list[str]) -> str:
     return ", ".join(documents[:MAX_NAMED_DOCUMENTS]) + (f" and {more} more" if more > 0 else "")
 
 
-def _checkpoint(run: TrainingRun, model: Transformer, step: int, folder: Path) -> None:
+def _checkpoint(run: TrainingRun, computation: Computation, step: int, rows: RowWriter) -> None:
     """Keep the weights and validate them on every source.
 
     Raises:
         UserError: a loss is not finite.
     """
-    save_checkpoint(model, folder / CHECKPOINTS / f"{STEP_PREFIX}{step:08d}")
+    computation.keep(rows.folder / CHECKPOINTS / f"{STEP_PREFIX}{step:08d}")
     tokens = step * run.train.batch_tokens
     for source, split in sorted(run.validation):
         held = run.validation[source, split]
         # Too little text for one prediction: not measured, so no row.
         if not held.sequences:
             continue
-        row = validate(model, held, step=step, tokens=tokens, source=source, split=split)
+        row = validate(
+            computation.model,
+            held,
+            step=step,
+            tokens=tokens,
+            source=source,
+            split=split,
+            ranks=computation.ranks,
+        )
         if not math.isfinite(row.loss):
             raise UserError(
                 f"step {step}: {split} loss of {source!r} is {row.loss}, it must be finite; lower "
                 f"peak_learning_rate={run.train.peak_learning_rate}"
             )
-        append_row(folder, "losses.jsonl", row)
+        rows.append("losses.jsonl", row)
 
 
 VALIDATION_BATCH_SEQUENCES = 16
 """Sequences validated at once; chosen small, memory grows with it."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def validate(
-    model: Transformer,
+    model: Decoder,
     held: ValidationSet,
     *,
     step: int,
     tokens: int,
     source: str,
     split: str,
+    ranks: Ranks = ALONE,
 ) -> LossRow:
     """Mean next-token loss over all tokens, and its standard error over sequences of equal length."""
-    sums, counts = [], []
-    device = model.embedding.device
-    for start in range(0, len(held.sequences), VALIDATION_BATCH_SEQUENCES):
-        rows = slice(start, start + VALIDATION_BATCH_SEQUENCES)
-        batch = torch.from_numpy(np.stack(held.sequences[rows])).to(device)
+    count, length = len(held.sequences), len(held.sequences[0]) - 1
+    # Ranks compute together, so all of them as often: those without a sequence repeat the first.
+    own = [n if n < count else 0 for n in range(ranks.rank, count + ranks.size - 1, ranks.size)]
+    own = own[: -(-count // ranks.size)]
+    device = next(model.parameters()).device
+    found = torch.zeros(count, dtype=torch.float64, device=device)
+    for start in range(0, len(own), VALIDATION_BATCH_SEQUENCES):
+        rows = own[start : start + VALIDATION_BATCH_SEQUENCES]
+        batch = torch.from_numpy(np.stack([held.sequences[n] for n in rows])).to(device)
         documents = None
         if held.document_numbers is not None:
-            numbers = np.stack(held.document_numbers[rows])[:, :-1]
+            numbers = np.stack([held.document_numbers[n] for n in rows])[:, :-1]
             documents = torch.from_numpy(numbers).to(device)
         losses, _ = model.token_losses(batch[:, :-1], batch[:, 1:], documents=documents)
-        sums += losses.double().sum(dim=1).tolist()
-        counts += [losses.shape[1]] * losses.shape[0]
-    means = np.array(sums) / np.array(counts)
-    error = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else None
+        for place, number in enumerate(rows):
+            if start + place < len(range(ranks.rank, count, ranks.size)):
+                found[number] = losses[place].double().sum()
+    sums = ranks.total(found).tolist()
+    means = np.array(sums) / length
+    error = float(means.std(ddof=1) / math.sqrt(count)) if count > 1 else None
     return LossRow(
         step=step,
         tokens=tokens,
         source=source,
         split=split,
-        loss=sum(sums) / sum(counts),
+        loss=sum(sums) / (length * count),
         standard_error=error,
-        num_tokens=sum(counts),
+        num_tokens=length * count,
     )
 
 

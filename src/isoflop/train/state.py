@@ -10,7 +10,7 @@ the state are dropped on resume; the run then makes the same ones again.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ ROW_FILES: RowFiles = {
     "timings.jsonl": TimingRow,
 }
 STATE_FILE = "resume.safetensors"
+
+RANKS_STATE = "resume-ranks"
+"""Folder of the states that several ranks leave, see `isoflop.train.parallel.state`."""
 
 
 def save_state(
@@ -74,15 +77,24 @@ def load_state(
         # The moments exist only after a step; a step with zero gradient makes them.
         _make_moments(model, optimizer)
         copy_into(_tensors(model, optimizer), tensors, path)
+    drop_later_rows(folder, step, files, STATE_FILE)
+    return step
+
+
+def drop_later_rows(folder: Path, step: int, files: RowFiles, state: str) -> None:
+    """Leave the rows up to `step`, to which the saved `state` belongs.
+
+    Raises:
+        UserError: its own row is missing.
+    """
     for name, kind in files.items():
         rows = [row for row in _whole_rows(folder / name, kind) if row.step <= step]
         if step and name == "steps.jsonl" and (not rows or rows[-1].step != step):
             raise UserError(
-                f"{folder / name}: the row of step {step}, to which {STATE_FILE} belongs, is "
+                f"{folder / name}: the row of step {step}, to which {state} belongs, is "
                 f"missing; delete {folder} to train again"
             )
         write_rows(folder / name, rows)
-    return step
 
 
 def finish_rows(folder: Path, files: RowFiles = ROW_FILES) -> None:
@@ -96,6 +108,29 @@ def append_row(folder: Path, name: str, row: Any) -> None:
     """Add one row to a file that grows while the run lasts."""
     with (folder / name).open("a", encoding="utf-8", newline="\n") as out:
         out.write(row_to_line(row) + "\n")
+
+
+class RowWriter:
+    """The files of a run's rows, written by one of its processes only."""
+
+    def __init__(self, folder: Path, writes: bool):
+        self.folder = folder
+        self._writes = writes
+
+    def replace(self, name: str, rows: Sequence[Any]) -> None:
+        """A whole file of rows."""
+        if self._writes:
+            write_rows(self.folder / name, rows)
+
+    def append(self, name: str, row: Any) -> None:
+        """One row more."""
+        if self._writes:
+            append_row(self.folder, name, row)
+
+    def finish(self) -> None:
+        """As `finish_rows`."""
+        if self._writes:
+            finish_rows(self.folder)
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -10,15 +10,38 @@ Shapes in this file:
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from isoflop.model.router import balance_loss, z_loss
-from isoflop.model.transformer import Transformer
+from isoflop.model.router import RouterStatistics, balance_loss, z_loss
 from isoflop.train.config import TrainConfig
+from isoflop.train.ranks import ALONE, Ranks
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What a training step asks of a model: a `Transformer`, whole or spread over ranks."""
+
+    def mean_loss(
+        self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None
+    ) -> tuple[Tensor, RouterStatistics]:
+        """As `Transformer.mean_loss`."""
+
+    def hidden(
+        self, tokens: Tensor, *, documents: Tensor | None = None
+    ) -> tuple[Tensor, RouterStatistics]:
+        """As `Transformer.hidden`."""
+
+    def token_losses(
+        self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None
+    ) -> tuple[Tensor, RouterStatistics]:
+        """As `Transformer.token_losses`."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,52 +67,66 @@ class _MicroBatch(NamedTuple):
 
 
 def train_step(
-    model: Transformer,
+    model: Decoder,
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
     tokens: Int[Tensor, "batch position"],
     documents: Int[Tensor, "batch position-1"] | None = None,
+    ranks: Ranks = ALONE,
+    micro_batch_sequences: int | None = None,
 ) -> StepResult:
     """Change the weights once, unless loss or gradient is not finite.
 
     Args:
+        tokens: This rank's sequences, as many as every other rank's.
         documents: As in `Transformer.forward`, for the inputs. None: attention runs across.
+        ranks: Who trains together. Each rank's loss is its share of the batch's mean, so that
+            gradients are summed over ranks; the result is that of the whole batch.
+        micro_batch_sequences: Where a rank's batch is smaller than the config's micro-batch.
     """
     optimizer.zero_grad(set_to_none=True)
-    micro_batches = list(_micro_batches(config, tokens, documents))
+    size = micro_batch_sequences or config.micro_batch_sequences or tokens.shape[0]
+    micro_batches = list(_micro_batches(size, tokens, documents))
     batch_counts = None
     if config.balance_scope == "global" and len(micro_batches) > 1:
-        batch_counts = count_choices(model, micro_batches)
-    train_loss = torch.zeros((), device=tokens.device)
+        batch_counts = ranks.total(count_choices(model, micro_batches))
+    parts = len(micro_batches) * ranks.size
+    sums = torch.zeros((), device=tokens.device)
     balance, z, counts = [], [], []
-    for part in micro_batches:
+    for place, part in enumerate(micro_batches):
+        ranks.before_backward(last=place == len(micro_batches) - 1)
         loss, router = model.mean_loss(part.inputs, part.targets, documents=part.documents)
+        if config.balance_scope == "global" and batch_counts is None and ranks.size > 1:
+            batch_counts = ranks.total(router.expert_counts)
         balance.append(balance_loss(router, config.balance_scope, batch_counts))
         z.append(z_loss(router))
         counts.append(router.expert_counts)
         router_loss = (
             config.balance_coefficient * balance[-1].sum() + config.z_coefficient * z[-1].sum()
         )
-        ((loss + router_loss) / len(micro_batches)).backward()
-        train_loss += loss.detach() / len(micro_batches)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    found = torch.stack([train_loss, norm]).tolist()
+        ((loss + router_loss) / parts).backward()
+        sums += loss.detach() / parts
+    norm = ranks.gradient_norm(model.parameters())
+    means = torch.stack([torch.stack(one).detach().sum(dim=0) / parts for one in (balance, z)])
+    told = ranks.total(torch.cat([sums[None], means.flatten()]))
+    found = torch.stack([told[0], norm]).tolist()
     if all(map(math.isfinite, found)):
         _clipped_step(optimizer, norm, config.max_gradient_norm)
+    balance_mean, z_mean = told[1:].view_as(means)
     return StepResult(
         train_loss=found[0],
         gradient_norm=found[1],
-        balance_loss=torch.stack(balance).detach().mean(dim=0),
-        z_loss=torch.stack(z).detach().mean(dim=0),
-        expert_counts=torch.stack(counts).sum(dim=0),
+        balance_loss=balance_mean,
+        z_loss=z_mean,
+        expert_counts=ranks.total(torch.stack(counts).sum(dim=0)),
     )
 
 
 @torch.no_grad()
 def count_choices(
-    model: Transformer, micro_batches: list[_MicroBatch]
+    model: Decoder, micro_batches: list[_MicroBatch]
 ) -> Int[Tensor, "layers experts"]:
-    """How often the whole batch will choose each expert: a forward pass without gradients.
+    """How often these micro-batches will choose each expert: a forward pass without gradients.
 
     The share chosen multiplies each token's probability in the global balance loss, so it must
     be known before the first micro-batch's gradient is. Costs one more forward pass; Megatron-LM's
@@ -102,10 +139,7 @@ def count_choices(
     return torch.stack(totals).sum(dim=0)
 
 
-def _micro_batches(
-    config: TrainConfig, tokens: Tensor, documents: Tensor | None
-) -> Iterator[_MicroBatch]:
-    size = config.micro_batch_sequences or tokens.shape[0]
+def _micro_batches(size: int, tokens: Tensor, documents: Tensor | None) -> Iterator[_MicroBatch]:
     # The mean over micro-batches is the mean over tokens only if they are of one size.
     assert tokens.shape[0] % size == 0, (tokens.shape, size)
     for start in range(0, tokens.shape[0], size):

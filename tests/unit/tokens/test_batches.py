@@ -243,3 +243,14 @@ def test_an_empty_validation_shard_gives_no_sequence(tmp_path):
     write_shard(tmp_path / "empty", [], 100, [])
     assert validation_batches(Shard(tmp_path / "empty"), 8, 4) == []
     assert validation_document_numbers(Shard(tmp_path / "empty"), 8, 4) == []
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_the_parts_of_a_batch_are_the_batch_whatever_their_number(shards, parts):
+    mixture = Mixture(shards=shards, shares=SHARES, seed=1, batch_sequences=4, sequence_length=7)
+    for step in (0, 5):
+        whole = mixture.batch(step)
+        cut = [mixture.batch(step, part=part, parts=parts) for part in range(parts)]
+        for field in ("tokens", "document_numbers", "sources"):
+            joined = np.concatenate([getattr(one, field) for one in cut])
+            assert np.array_equal(joined, getattr(whole, field))

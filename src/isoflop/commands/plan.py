@@ -1,0 +1,165 @@
+"""`isoflop plan`: what a family costs, what its ranks need and send, and when its runs would end."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isoflop.config import UserError, override
+
+Name = Annotated[
+    str, typer.Argument(help="An experiment's name (see `isoflop list`) or a Python file of yours.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Change one field, e.g. train.train_tokens=1000000."
+    ),
+]
+Ranks = Annotated[
+    int | None, typer.Option(min=1, help="Processes of one run. Default: one, without torchrun.")
+]
+Shard = Annotated[
+    int, typer.Option(min=1, help="Ranks over which weights and optimiser are cut (FSDP2).")
+]
+ExpertParallel = Annotated[
+    int, typer.Option(min=1, help="Ranks over which experts are spread (all-to-all).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def experiment_of(name: str, changes: list[str] | None):  # type: ignore[no-untyped-def]
+    """The experiment called `name`, with the changes of --set."""
+    from isoflop.experiments import load_experiment
+
+    return override(load_experiment(name), *(changes or []))
+
+
+def layout_of(ranks: int | None, shard: int, expert_parallel: int):  # type: ignore[no-untyped-def]
+    """The layout that the options ask for; None without --ranks."""
+    from isoflop.design.layout import Layout
+
+    if ranks is not None:
+        return Layout(ranks=ranks, shard=shard, expert_parallel=expert_parallel)
+    if shard > 1 or expert_parallel > 1:
+        raise UserError("--shard and --expert-parallel spread a run over --ranks; give --ranks too")
+    return None
+
+
+def plan_command(
+    name: Name,
+    changes: Changes = None,
+    as_json: AsJson = False,
+    ranks: Ranks = None,
+    shard: Shard = 1,
+    expert_parallel: ExpertParallel = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Play the schedule through on so many workers or GPUs."),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(help="For --workers: a study with these cells, whose run times are used."),
+    ] = None,
+    flops_per_second: Annotated[
+        float | None, typer.Option(min=1, help="For --workers: speed of one worker or GPU.")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="For --workers: of one worker or GPU.")
+    ] = None,
+) -> None:
+    """The family: parameters, FLOPs, tokens, memory and estimated time, before anything is run.
+
+    With --ranks, memory and bytes sent of each rank instead; with --workers, when each run would
+    start and end, on --ranks workers each.
+    """
+    experiment = experiment_of(name, changes)
+    layout = layout_of(ranks, shard, expert_parallel)
+    if workers is not None:
+        from isoflop.design.schedule import schedule_to_json, schedule_to_text, simulate
+
+        tasks = _tasks(experiment, measured, flops_per_second, ranks or 1)
+        schedule = simulate(tasks, workers)
+        write = schedule_to_json if as_json else schedule_to_text
+        typer.echo(write(schedule, price_per_hour).rstrip("\n"))
+        return
+    if measured or flops_per_second or price_per_hour:
+        raise UserError("--measured, --flops-per-second, --price-per-hour: give --workers too")
+    text = _family(experiment, as_json) if layout is None else _ranks(experiment, layout, as_json)
+    typer.echo(text.rstrip("\n"))
+
+
+def _family(experiment, as_json: bool) -> str:  # type: ignore[no-untyped-def]
+    from isoflop.design.estimate import ONE_CPU_CORE
+    from isoflop.design.plan import plan, plan_to_json, plan_to_table
+
+    train = experiment.train
+    micro_batch = train.micro_batch_sequences or train.batch_sequences
+    rows = plan(
+        experiment.cells,
+        train_tokens=train.train_tokens,
+        batch_tokens=train.batch_tokens,
+        sequence_length=train.sequence_length,
+        seeds=experiment.seeds,
+        micro_batch_tokens=micro_batch * train.sequence_length,
+        precision=train.precision,
+        ops="torch" if train.ops == "torch" else "native",
+        recompute=train.recompute,
+        # The speed of a core says nothing of runs that need a GPU, which train in bfloat16.
+        machine=ONE_CPU_CORE if train.precision == "float32" else None,
+    )
+    return plan_to_json(rows) if as_json else plan_to_table(rows)
+
+
+def _ranks(experiment, layout, as_json: bool) -> str:  # type: ignore[no-untyped-def]
+    from isoflop.design.rank_plan import plan_ranks, rank_plan_to_json, rank_plan_to_table
+    from isoflop.design.ranks import RankStep
+
+    train = experiment.train
+    rows = plan_ranks(
+        experiment.cells,
+        layout,
+        batch_sequences=train.batch_sequences,
+        micro_batch_sequences=train.micro_batch_sequences,
+        step=RankStep(
+            sequence_length=train.sequence_length,
+            micro_batch_sequences=1,
+            micro_batches=1,
+            balance_scope=train.balance_scope,
+            precision=train.precision,
+            ops="torch" if train.ops == "torch" else "native",
+            recompute=train.recompute,
+        ),
+    )
+    return rank_plan_to_json(rows) if as_json else rank_plan_to_table(rows)
+
+
+def _tasks(experiment, measured: Path | None, flops_per_second: float | None, ranks: int):  # type: ignore[no-untyped-def]
+    """Every run with its seconds, in the order in which a study starts them."""
+    from isoflop.design.schedule import Task
+
+    if (measured is None) == (flops_per_second is None):
+        raise UserError("--workers needs the runs' times: one of --measured and --flops-per-second")
+    if measured is not None:
+        from isoflop.sweep.measured import measured_seconds
+
+        seconds = measured_seconds(measured)
+        missing = [cell.name for cell in experiment.cells if cell.name not in seconds]
+        if missing:
+            raise UserError(f"{measured}: no finished run of {', '.join(missing)} to measure")
+    else:
+        from isoflop.design.family import train_flops
+
+        assert flops_per_second is not None
+        train = experiment.train
+        tokens = train.num_steps * train.batch_tokens
+        given = {"train_tokens": tokens, "sequence_length": train.sequence_length}
+        seconds = {
+            cell.name: train_flops(cell.model, **given) / (flops_per_second * ranks)
+            for cell in experiment.cells
+        }
+    return [
+        Task(name=f"{cell.name}-s{seed}", seconds=seconds[cell.name], workers=ranks)
+        for seed in experiment.seeds
+        for cell in experiment.cells
+    ]

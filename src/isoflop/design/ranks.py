@@ -1,0 +1,203 @@
+"""What each rank of a run spread over processes needs and sends, counted before anything is built.
+
+Letters as in `isoflop.model.count`, and: n ranks over which a group of weights is cut, c bytes of
+one number in the matrix products. A group is gathered and let go together: each layer's weights,
+its experts apart where they are spread, and embedding, head and last norm.
+
+Bytes are what one rank sends to others in one optimiser step. A collective over n ranks sends, of
+a whole of b bytes, b (n-1)/n when it gathers or scatters sums, twice that when it reduces for all
+(ring algorithms; Thakur et al. 2005). `isoflop.train.parallel.traffic` counts the same on a run.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Literal
+
+from isoflop.design.estimate import (
+    ADAMW_MOMENTS,
+    COMPUTE_BYTES,
+    FLOAT32_BYTES,
+    INT64_BYTES,
+    ComputePrecision,
+    Ops,
+    Recompute,
+    estimate_memory,
+)
+from isoflop.design.layout import Layout, cut_dimension
+from isoflop.model.config import ModelConfig
+
+GATHERED_LAYERS = 2
+"""Layers whole at once: the one that computes and, in the backward pass, the one fetched ahead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankStep:
+    """How one rank spends one optimiser step."""
+
+    sequence_length: int
+    micro_batch_sequences: int
+    micro_batches: int
+    """Forward and backward passes of one rank."""
+    balance_scope: Literal["micro", "sequence", "global"] = "global"
+    precision: ComputePrecision = "float32"
+    ops: Ops = "native"
+    recompute: Recompute = "none"
+
+    @property
+    def counting_passes(self) -> int:
+        """Forward passes that only count choices, see `isoflop.train.step.count_choices`."""
+        needed = self.balance_scope == "global" and self.micro_batches > 1
+        return self.micro_batches if needed else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankMemory:
+    """Bytes that one rank needs at its peak; the rank with the largest parts."""
+
+    weights: int
+    gradients: int
+    optimiser: int
+    gathered: int
+    """Weights and gradients that are whole for a while, and the buffers in which they travel."""
+    activations: int
+    """All else, as `isoflop.design.estimate` has it for this rank's micro-batch."""
+
+    @property
+    def states(self) -> int:
+        """What lies between steps."""
+        return self.weights + self.gradients + self.optimiser
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.states + self.gathered + self.activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankTraffic:
+    """Bytes that one rank sends to others in one optimiser step."""
+
+    all_to_all: int
+    """Tokens to experts and back, if experts are used evenly."""
+    all_gather: int
+    reduce_scatter: int
+    all_reduce: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.all_to_all + self.all_gather + self.reduce_scatter + self.all_reduce
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Weights that are gathered together."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    parts: int
+    """Ranks over which they are cut."""
+    replicas: int
+    copies: int
+    """Groups of this kind in the model."""
+    first: int = 0
+    """Dimensions before it are not cut."""
+    is_root: bool = False
+
+    @property
+    def part_numbers(self) -> int:
+        """Numbers of the largest part, which decide the buffers: the last part is padded to it."""
+        total = 0
+        for shape in self.shapes:
+            place = cut_dimension(shape, self.parts, self.first)
+            total += prod(shape) // shape[place] * ceil(shape[place] / self.parts)
+        return total
+
+
+def _groups(model: ModelConfig, layout: Layout) -> Iterator[_Group]:
+    d_model, experts = model.d_model, model.num_experts
+    attention = ((model.query_key_value_width, d_model), (d_model, d_model))
+    shared = ((d_model,), (d_model,), *attention, (experts, d_model))
+    own = experts // layout.expert_parallel
+    matrices = ((own, d_model, 2 * model.d_expert), (own, model.d_expert, d_model))
+    dense = (layout.shard, layout.replicas)
+    if layout.expert_parallel > 1:
+        spread = (layout.expert_shard, layout.expert_replicas)
+        yield _Group(shared, *dense, model.num_layers)
+        yield _Group(matrices, *spread, model.num_layers, first=1)
+    else:
+        yield _Group(shared + matrices, *dense, model.num_layers)
+    outside = ((model.vocabulary_size, d_model), (d_model,), (model.vocabulary_size, d_model))
+    yield _Group(outside, *dense, 1, is_root=True)
+
+
+def estimate_rank_memory(model: ModelConfig, layout: Layout, step: RankStep) -> RankMemory:
+    """Peak memory of one rank; weights, gradients and moments are exact, the rest an estimate."""
+    layout.check_model(model)
+    groups = list(_groups(model, layout))
+    numbers = sum(group.part_numbers * group.copies for group in groups)
+    whole = [
+        (1 if group.is_root else GATHERED_LAYERS, FLOAT32_BYTES * group.part_numbers * group.parts)
+        for group in groups
+    ]
+    one_process = estimate_memory(
+        model,
+        micro_batch_tokens=step.micro_batch_sequences * step.sequence_length,
+        precision=step.precision,
+        ops=step.ops,
+        recompute=step.recompute,
+    )
+    states = one_process.weights + one_process.optimiser + one_process.gradients
+    return RankMemory(
+        weights=FLOAT32_BYTES * numbers,
+        gradients=FLOAT32_BYTES * numbers,
+        optimiser=ADAMW_MOMENTS * FLOAT32_BYTES * numbers,
+        # Once as weights, once as their gradients.
+        gathered=sum(count * num_bytes + num_bytes for count, num_bytes in whole),
+        activations=one_process.total - states,
+    )
+
+
+def estimate_rank_traffic(model: ModelConfig, layout: Layout, step: RankStep) -> RankTraffic:
+    """Bytes that one rank sends in one step: exact, but for how unevenly experts are used."""
+    layout.check_model(model)
+    gather = scatter = reduce = 0.0
+    for group in _groups(model, layout):
+        part = FLOAT32_BYTES * group.part_numbers * group.copies
+        # A layer is let go after its forward pass and gathered again; what is outside is kept.
+        forward = 0 if group.is_root else step.micro_batches + step.counting_passes
+        gather += part * (group.parts - 1) * (forward + step.micro_batches)
+        scatter += part * (group.parts - 1) * step.micro_batches
+        reduce += _all_reduced(part, group.replicas)
+    return RankTraffic(
+        all_to_all=round(_all_to_all(model, layout, step)),
+        all_gather=round(gather),
+        reduce_scatter=round(scatter),
+        all_reduce=round(reduce + _told(model, layout, step)),
+    )
+
+
+def _all_reduced(num_bytes: int, ranks: int) -> float:
+    return 2 * num_bytes * (ranks - 1) / ranks
+
+
+def _all_to_all(model: ModelConfig, layout: Layout, step: RankStep) -> float:
+    """Rows out and back, again for their gradients; and how many rows, before them."""
+    if layout.expert_parallel == 1:
+        return 0.0
+    leaving = (layout.expert_parallel - 1) / layout.expert_parallel
+    again = step.micro_batches if step.recompute == "layers" else 0
+    forward = step.micro_batches + step.counting_passes + again
+    tokens = step.micro_batch_sequences * step.sequence_length
+    rows = tokens * model.top_k * model.d_model * COMPUTE_BYTES[step.precision]
+    counts = model.num_experts * INT64_BYTES
+    exchanges = 2 * forward + 2 * step.micro_batches
+    return model.num_layers * leaving * (exchanges * rows + forward * counts)
+
+
+def _told(model: ModelConfig, layout: Layout, step: RankStep) -> float:
+    """Small sums over all ranks: loss, router losses, gradient norm, expert counts."""
+    counts = INT64_BYTES * model.num_layers * model.num_experts
+    times = 2 if step.balance_scope == "global" else 1
+    floats = FLOAT32_BYTES * (1 + 2 * model.num_layers + 1)
+    return _all_reduced(floats + times * counts, layout.ranks)

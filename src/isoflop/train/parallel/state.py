@@ -1,0 +1,171 @@
+"""What several ranks go on from: a distributed checkpoint that any number of ranks can read.
+
+    <folder>/resume-ranks/step-00000100/
+        __0_0.distcp, .metadata   PyTorch distributed checkpoint: each rank wrote its own part
+        state.json                written last: step, run's digest, layout, bytes of every file
+
+The newest whole state counts; what a kill left unfinished is deleted at the next save. The rows
+are treated as in `isoflop.train.state`, by rank 0.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
+
+from isoflop.config import UserError
+from isoflop.model.checkpoint import STEP_PREFIX
+from isoflop.records import flush_to_disk, read_json, write_text
+from isoflop.train.parallel.mesh import OverRanks
+from isoflop.train.parallel.model import ShardedGradients
+from isoflop.train.state import RANKS_STATE, ROW_FILES, STATE_FILE, drop_later_rows
+
+MANIFEST = "state.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+REMEDY = "delete it to go on from the state before it, or from the start"
+
+
+def save_ranks_state(
+    folder: Path,
+    step: int,
+    gradients: ShardedGradients,
+    optimizer: torch.optim.Optimizer,
+    ranks: OverRanks,
+    run_digest: str,
+) -> None:
+    """Replace the folder's state by that after `step`; every rank calls this.
+
+    Raises:
+        UserError: a rank could not write; which one, and why.
+    """
+    place = folder / RANKS_STATE / f"{STEP_PREFIX}{step:08d}"
+    if ranks.rank == 0:
+        # Rows first: after a power cut a state must not be later than its rows.
+        for name in ROW_FILES:
+            if (folder / name).exists():
+                flush_to_disk(folder / name)
+        for unfinished in _states(folder, whole=False):
+            shutil.rmtree(unfinished)
+    ranks.wait()
+    try:
+        state_dict_saver.save(_tensors(gradients, optimizer), checkpoint_id=place)
+    except CheckpointException as error:
+        raise _told(error, place, "written; free space and run again") from None
+    if ranks.rank == 0:
+        manifest = {
+            "step": step,
+            "run": run_digest,
+            "layout": ranks.layout.text(),
+            "files": {file.name: file.stat().st_size for file in sorted(place.iterdir())},
+        }
+        write_text(place / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        for earlier in _states(folder, whole=True):
+            if earlier != place:
+                shutil.rmtree(earlier)
+
+
+def load_ranks_state(
+    folder: Path,
+    gradients: ShardedGradients,
+    optimizer: torch.optim.Optimizer,
+    ranks: OverRanks,
+    run_digest: str,
+) -> int:
+    """Go back to the newest whole state, whatever layout wrote it; its step, 0 for a fresh run.
+
+    Raises:
+        UserError: a state of another run, one of whose files is missing or cut short, or one
+            that a process alone left.
+    """
+    if (folder / STATE_FILE).exists():
+        raise UserError(
+            f"{folder / STATE_FILE}: this run was begun by one process; go on without --ranks, or "
+            "delete the file to begin again"
+        )
+    states = _states(folder, whole=True)
+    step = _read(states[-1], gradients, optimizer, run_digest) if states else 0
+    # No rank may look for the newest state while rank 0 writes.
+    ranks.wait()
+    if ranks.rank == 0:
+        drop_later_rows(folder, step, ROW_FILES, RANKS_STATE)
+    ranks.wait()
+    return step
+
+
+def _read(
+    place: Path, gradients: ShardedGradients, optimizer: torch.optim.Optimizer, run_digest: str
+) -> int:
+    manifest = read_json(place / MANIFEST, missing="no state here", remedy=REMEDY)
+    if manifest.get("run") != run_digest:
+        raise UserError(
+            f"{place}: state of run {manifest.get('run')}, expected {run_digest}; delete it to "
+            "train from the start"
+        )
+    for name, num_bytes in manifest["files"].items():
+        found = (place / name).stat().st_size if (place / name).exists() else None
+        if found != num_bytes:
+            what = "is missing" if found is None else f"has {found} bytes instead of {num_bytes}"
+            raise UserError(f"{place / name}: {what}; the state is damaged: {REMEDY}")
+    step = int(manifest["step"])
+    make_moments(gradients, optimizer, step)
+    try:
+        state_dict_loader.load(_tensors(gradients, optimizer), checkpoint_id=place)
+    except CheckpointException as error:
+        raise _told(error, place, f"read; {REMEDY}") from None
+    return step
+
+
+def make_moments(
+    gradients: ShardedGradients, optimizer: torch.optim.Optimizer, step: int = 0
+) -> None:
+    """Moments of zero, as AdamW makes them at its first step."""
+    for local in gradients.local.values():
+        optimizer.state[local] = {
+            # On a GPU the fused optimiser reads it there.
+            "step": torch.tensor(float(step), device=local.device),
+            **{moment: torch.zeros_like(local.detach()) for moment in MOMENTS},
+        }
+
+
+def discard_ranks_state(folder: Path) -> None:
+    """The run is done; rank 0 calls this."""
+    shutil.rmtree(folder / RANKS_STATE, ignore_errors=True)
+
+
+def _states(folder: Path, *, whole: bool) -> list[Path]:
+    """States in the order of their steps: the whole ones, or those that a kill cut short."""
+    found = sorted((folder / RANKS_STATE).glob(f"{STEP_PREFIX}*"))
+    return [state for state in found if (state / MANIFEST).exists() == whole]
+
+
+def _tensors(gradients: ShardedGradients, optimizer: torch.optim.Optimizer) -> dict[str, DTensor]:
+    """Weights and moments under stable names, each as the part of a whole that it is."""
+    tensors: dict[str, DTensor] = {}
+    for name, weight in gradients.model.weights().items():
+        tensors[f"weight.{name}"] = _like(weight, weight.to_local().detach())
+        state: dict[str, Any] = optimizer.state[gradients.local[name]]
+        for moment in MOMENTS:
+            tensors[f"{moment}.{name}"] = _like(weight, state[moment])
+    return tensors
+
+
+def _like(weight: DTensor, part: Tensor) -> DTensor:
+    return DTensor.from_local(
+        part,
+        weight.device_mesh,
+        weight.placements,
+        run_check=False,
+        shape=weight.shape,
+        stride=weight.stride(),
+    )
+
+
+def _told(error: CheckpointException, place: Path, what: str) -> UserError:
+    rank, (cause, _) = next(iter(error.failures.items()))
+    return UserError(f"{place}: rank {rank}: {cause}; the state could not be {what}")

@@ -1,0 +1,37 @@
+"""The processes that train one model together, as a training step sees them.
+
+`Ranks` itself is a process alone; `isoflop.train.parallel.mesh.OverRanks` is one of several.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Ranks:
+    """One process alone: it has the whole batch and all weights, and nothing is added up."""
+
+    rank: int = 0
+    """Number of this process; 0 writes the rows."""
+    size: int = 1
+    """Processes of the run."""
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all ranks, the same bits on each."""
+        return value
+
+    def agree(self, flag: bool) -> bool:
+        """What rank 0 says, so that all ranks do the same."""
+        return flag
+
+    def before_backward(self, *, last: bool) -> None:
+        """Told before each micro-batch's backward pass; `last`: gradients are complete after it."""
+
+    def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
+        """L2 norm of all gradients, which from here on are where the optimiser reads them."""
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+ALONE = Ranks()

@@ -1,0 +1,124 @@
+"""Ranks killed at any moment go on with the same bytes, also as fewer ranks; damage is told."""
+
+import json
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from fakes import tiny_model, tiny_run, tiny_train
+from fakes_ranks import Kill, error_file, finish_ranks, run_ranks, start_ranks, train_rank
+from isoflop.config import UserError
+from isoflop.design.layout import Layout
+from isoflop.records import StepRow, read_rows
+from isoflop.train.computation import OneProcess
+from isoflop.train.loop import train_run
+from isoflop.train.parallel.state import MANIFEST
+from isoflop.train.state import RANKS_STATE
+
+MODEL = tiny_model(num_experts=8)
+TRAIN = tiny_train()
+"""Twenty steps; a state is saved after every row."""
+TWO = Layout(ranks=2, shard=2, expert_parallel=2)
+FOUR = Layout(ranks=4, shard=2, expert_parallel=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The run that all tests spread and kill."""
+    return tiny_run(tmp_path_factory.mktemp("shards"), TRAIN, MODEL)
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory) -> Path:
+    """The run of two ranks, never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_ranks(TWO, train_rank, run, folder)
+    return folder
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Every byte that must not depend on interruptions."""
+    files = [folder / name for name in ("mixture.jsonl", "steps.jsonl", "losses.jsonl")]
+    files += sorted((folder / "checkpoints").rglob("*.*"))
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def losses(folder: Path) -> list[float]:
+    return [row.train_loss for row in read_rows(folder / "steps.jsonl", StepRow)]
+
+
+def killed(layout: Layout, run, folder: Path, kill: Kill) -> None:
+    """Start the ranks; one is killed, and the others notice at once."""
+    statuses = finish_ranks(start_ranks(layout, train_rank, run, folder, kill))
+    assert statuses[kill.rank] == -signal.SIGKILL
+    others = [status for rank, status in enumerate(statuses) if rank != kill.rank]
+    assert others == [1] * len(others)
+
+
+ROWS = (3, 6, 9, 10, 12, 15, 18)
+RANDOM = random.Random(8)
+KILLS = [
+    Kill(RANDOM.randrange(2), RANDOM.choice(ROWS), place)
+    for place in ("row", "row", "row", "state", "state")
+]
+
+
+@pytest.mark.parametrize("kill", KILLS, ids=lambda k: f"rank{k.rank}-step{k.step}-{k.place}")
+def test_a_killed_rank_costs_nothing_but_time(run, whole, tmp_path, kill):
+    killed(TWO, run, tmp_path, kill)
+    assert (tmp_path / RANKS_STATE).exists()
+    run_ranks(TWO, train_rank, run, tmp_path)
+    assert results(tmp_path) == results(whole)
+    assert not (tmp_path / RANKS_STATE).exists()
+
+
+@pytest.fixture(scope="module")
+def stopped(run, tmp_path_factory) -> Path:
+    """A run of four ranks, killed after step 12 or so."""
+    folder = tmp_path_factory.mktemp("stopped")
+    killed(FOUR, run, folder, Kill(3, 12))
+    return folder
+
+
+@pytest.mark.parametrize("layout", [TWO, Layout(ranks=2), Layout(ranks=1)], ids=Layout.text)
+def test_a_state_of_four_ranks_is_read_by_fewer(run, whole, stopped, tmp_path, layout):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    (state,) = (folder / RANKS_STATE).glob(f"*/{MANIFEST}")
+    assert json.loads(state.read_text())["step"] >= 9
+    run_ranks(layout, train_rank, run, folder)
+    assert losses(folder) == pytest.approx(losses(whole), abs=2e-5)
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "of another run"])
+def test_a_damaged_state_is_told(run, stopped, tmp_path, damage):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    part = sorted((folder / RANKS_STATE).glob("*/*.distcp"))[1]
+    manifest = part.parent / MANIFEST
+    if damage == "missing":
+        part.unlink()
+    elif damage == "torn":
+        part.write_bytes(part.read_bytes()[:100])
+    else:
+        manifest.write_text(manifest.read_text().replace(run.digest, "ffffffff"))
+    assert finish_ranks(start_ranks(Layout(ranks=1), train_rank, run, folder)) == [1]
+    told = {
+        "missing": f"{part}: is missing; the state is damaged: delete it",
+        "torn": f"{part}: has 100 bytes instead of",
+        "of another run": "state of run ffffffff, expected 0123abcd; delete it",
+    }
+    assert told[damage] in (folder / error_file(0)).read_text()
+
+
+def test_one_process_and_ranks_do_not_take_each_others_states(run, stopped, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    torch.set_num_threads(1)
+    with pytest.raises(UserError, match=r"begun by several ranks; go on with --ranks"):
+        train_run(run, folder, lambda *_: None)
+    assert OneProcess(run.model, run.train, 0, "cpu", folder).ranks.size == 1
