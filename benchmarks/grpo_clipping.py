@@ -94,7 +94,9 @@ def one_update(
     )
     kinds = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
     # No decay: it would hide what the gradients do.
-    optimizer = kinds[optimizer_name](model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    # A small SGD step would be lost under the weights' rounding; its ratio does not depend on the rate.
+    rate = 1.0 if optimizer_name == "SGD" else config.learning_rate
+    optimizer = kinds[optimizer_name](model.parameters(), lr=rate, weight_decay=0.0)
     before = [weights.detach().clone() for weights in model.parameters()]
     update(model, optimizer, mini_batch(seed), config, step=1)
     with torch.no_grad():

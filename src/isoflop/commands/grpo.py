@@ -90,7 +90,9 @@ def grpo_config(
         name, equals, file = given.partition("=")
         if not equals and not name.startswith("reasoning_gym:"):
             raise UserError(f"--validate {given!r} must have the form TASK=FILE")
-        held.append(source(name, file or None))
+        own = source(name, file or None)
+        # Problems made by procedure: other ones than those trained on.
+        held.append(own if equals else override(own, "seed=1"))
     return override(GrpoConfig(train=source(task, data), validation=tuple(held)), *(changes or []))
 
 

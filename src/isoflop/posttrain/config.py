@@ -1,14 +1,17 @@
 """What a run of GRPO is: the problems, the rollouts, the objective, the optimiser."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from isoflop.config import UserError
 from isoflop.evaluate.config import ContextStart
 from isoflop.evaluate.tasks.names import OWN_TASKS
 from isoflop.posttrain.settings import AdvantageScale, Aggregation, Divergence
+
+OldLogProbs = Literal["trainer", "sampler"]
 
 RewardName = Literal["answer", "program_or_answer"]
 """Rewards by name, see `isoflop.posttrain.rewards`."""
@@ -45,6 +48,8 @@ class ProblemSource:
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
             raise UserError(f"name={self.name!r} must be letters, digits, '-', '_' and '.'")
+        if self.max_problems is not None and self.max_problems < 1:
+            raise UserError(f"max_problems={self.max_problems} must be at least 1, or None for all")
         if self.skip_problems < 0 or (self.skip_problems and self.task.startswith(REASONING_GYM)):
             raise UserError(
                 f"skip_problems={self.skip_problems} must be at least 0, and 0 for reasoning-gym's "
@@ -76,6 +81,8 @@ class GrpoConfig:
     validation: tuple[ProblemSource, ...] = ()
     """Asked greedily before the first step and every `validation_steps`."""
     reward: RewardName = "program_or_answer"
+    program_seconds: float = 3.0
+    """Processor time of an answer's program; the released reward code allows 3 s."""
     num_steps: int = 105
     """Steps: in the study 15 epochs of 7 steps."""
     prompts_per_step: int = 1024
@@ -118,7 +125,7 @@ class GrpoConfig:
     router_drift: float = 0.0
     """Standard deviation of noise on the logits by which rollouts choose experts: what another
     sampling engine does. To study collapse; 0: one engine, no drift."""
-    old_log_probs: Literal["trainer", "sampler"] = "trainer"
+    old_log_probs: OldLogProbs = "trainer"
     """Whose probabilities of the sampled tokens the ratio divides by."""
     validation_steps: int = 5
     validation_problems: int | None = None
@@ -162,7 +169,28 @@ class GrpoConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name}={value} must be at least 1, or None")
+        self._check_choices()
         self._check_numbers()
+
+    def _check_choices(self) -> None:
+        choices = {
+            "reward": RewardName,
+            "advantage_scale": AdvantageScale,
+            "aggregation": Aggregation,
+            "divergence": Divergence,
+            "old_log_probs": OldLogProbs,
+        }
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} must be one of {', '.join(get_args(kind))}"
+                )
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{name}={value} must be a finite number")
 
     def _check_numbers(self) -> None:
         if self.temperature <= 0:
@@ -176,7 +204,7 @@ class GrpoConfig:
                 f"clip_low={self.clip_low} must be at least 0 and below 1, and "
                 f"clip_high={self.clip_high} at least 0"
             )
-        positive = ("learning_rate", "epsilon", "max_gradient_norm")
+        positive = ("learning_rate", "epsilon", "max_gradient_norm", "program_seconds")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}={getattr(self, name)} must be above 0")

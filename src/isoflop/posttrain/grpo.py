@@ -21,6 +21,10 @@ from isoflop.posttrain.settings import AdvantageScale, Aggregation, Divergence
 STD_EPSILON = 1e-6
 """Added to a group's standard deviation. arXiv:2508.18672, released code (core_algos)."""
 
+MAX_LOG_RATIO = 60.0
+"""Bound of differences of log-probabilities before they are raised to a power: far beyond any clip, and
+e^60 times an advantage is still a float32 number with a gradient."""
+
 MAX_DIVERGENCE = 10.0
 """Bound of a token's k3 estimate, either side. The same."""
 
@@ -60,7 +64,7 @@ def clipped_objective(
     The loss is -min(ratio x advantage, clipped ratio x advantage); the ratio is of the new to the old
     probability of the token, clipped to 1 - clip_low .. 1 + clip_high.
     """
-    ratio = (log_probs - old_log_probs).exp()
+    ratio = (log_probs - old_log_probs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     free = ratio * advantages[:, None]
     held = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages[:, None]
     return -torch.minimum(free, held), held < free
@@ -84,7 +88,7 @@ def divergence(
             after the first update, and their gradient is the divergence's own. TRL's default,
             not the released code's.
     """
-    difference = reference_log_probs - log_probs
+    difference = (reference_log_probs - log_probs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     match estimator:
         case "k1":
             estimate = -difference

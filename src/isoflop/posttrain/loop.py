@@ -35,7 +35,7 @@ from isoflop.model.checkpoint import (
 from isoflop.model.transformer import Transformer
 from isoflop.posttrain.config import GrpoConfig
 from isoflop.posttrain.probes import SecondMomentRow, probe_second_moments
-from isoflop.posttrain.problems import ProblemSet
+from isoflop.posttrain.problems import ProblemSet, checked_rewards
 from isoflop.posttrain.rollouts import (
     Prompted,
     Rollout,
@@ -99,7 +99,11 @@ def train_grpo(run: GrpoRun, folder: Path, progress: Progress) -> None:
     """
     try:
         _train(run, folder, progress)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # On a CPU PyTorch has no type of its own for it.
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not full and "DefaultCPUAllocator" not in str(error):
+            raise
         config = run.config
         raise UserError(
             f"out of memory: lower micro_batch_answers={config.micro_batch_answers}, "
@@ -303,11 +307,12 @@ def _validate(
             max_new_tokens=config.max_response_tokens,
             batch_sequences=config.batch_sequences,
         )
-        rewards = one.problems.rewards(
+        rewards = checked_rewards(
+            one.problems,
             [
                 (prompt.problem, sample.text)
                 for prompt, sample in zip(one.prompts, samples, strict=True)
-            ]
+            ],
         )
         values = [reward.value for reward in rewards]
         # Shares of right answers are never known exactly, not even where none or all are right.

@@ -1,5 +1,6 @@
 """Problems to be rewarded on: a benchmark's, a probe's, or reasoning-gym's, each with its reward."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,34 @@ class ProblemSet:
     rewards: RewardFunction
     num_set_aside: int
     """Rows that cannot be asked."""
+
+
+def checked_rewards(problems: ProblemSet, answers: Sequence[tuple[Problem, str]]) -> list[Reward]:
+    """What the answers earn, one finite number each.
+
+    Raises:
+        UserError: the reward raised, gave too few or too many, or a number that is not finite. A
+            reward that is missing must stop the run: 0 would be an answer.
+    """
+    try:
+        rewards = list(problems.rewards(answers))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{problems.name}: the reward raised {type(error).__name__}: {error}"
+        ) from error
+    if len(rewards) != len(answers):
+        raise UserError(
+            f"{problems.name}: the reward gave {len(rewards)} values for {len(answers)} answers"
+        )
+    for (problem, text), reward in zip(answers, rewards, strict=True):
+        if not math.isfinite(reward.value):
+            raise UserError(
+                f"{problems.name}: the reward of problem {problem.id!r} for the answer {text[:60]!r} "
+                f"is {reward.value}; it must be a finite number"
+            )
+    return rewards
 
 
 def load_problems(

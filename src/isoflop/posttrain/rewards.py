@@ -13,10 +13,10 @@ run in the trainer's own process, the last line outside the time limit, and "def
 """
 
 import math
+import queue
 import re
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from isoflop.config import UserError
@@ -40,15 +40,18 @@ _TOP_LEVEL = re.compile(r"(?:def |class |import |from |@)")
 _SHOW_LAST_VALUE = """
 import ast as _ast
 _tree = _ast.parse(_source)
+_value = None
 _last = _tree.body.pop() if _tree.body and isinstance(_tree.body[-1], _ast.Expr) else None
 _names = {"__name__": "__main__"}
 exec(compile(_tree, "<answer>", "exec"), _names)
 if _last is not None:
     _value = eval(compile(_ast.Expression(_last.value), "<answer>", "eval"), _names)
-    if _value is not None:
-        print(_value)
+if _value is None and callable(_names.get("simple_math_problem")):
+    _value = _names["simple_math_problem"]()
+if _value is not None:
+    print(_value)
 """
-"""Runs a program and prints the value of its last line, once."""
+"""Runs a program and prints the value of its last line, once; or of the function that it defines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +88,20 @@ def program_or_answer_reward(task: Task, sandbox: Runner) -> RewardFunction:
     read = answer_reward(task, sandbox)
 
     def rewards(answers: Sequence[tuple[Problem, str]]) -> list[Reward]:
-        found = [program_in(text) for _, text in answers]
-        programs = {place: program for place, program in enumerate(found) if program is not None}
-        outcomes = sandbox.run(programs.values())
+        found = [programs_in(text) for _, text in answers]
         results: dict[int, Reward] = {}
-        for place, outcome in zip(programs, outcomes, strict=True):
-            reward = _of_program(task, answers[place][0], outcome)
-            if reward is not None:
-                results[place] = reward
+        # A tagged program that gives nothing leaves the function to be asked, as in the source.
+        for turn in range(max(map(len, found), default=0)):
+            asked = {
+                place: programs[turn]
+                for place, programs in enumerate(found)
+                if turn < len(programs) and place not in results
+            }
+            outcomes = sandbox.run(asked.values())
+            for place, outcome in zip(asked, outcomes, strict=True):
+                reward = _of_program(task, answers[place][0], outcome)
+                if reward is not None:
+                    results[place] = reward
         left = [place for place in range(len(answers)) if place not in results]
         read_rewards = read([answers[place] for place in left])
         results |= zip(left, read_rewards, strict=True)
@@ -108,19 +117,20 @@ REWARDS: dict[str, Callable[[Task, Runner], RewardFunction]] = {
 """By the names of `isoflop.posttrain.config.RewardName`."""
 
 
-def program_in(text: str) -> Program | None:
-    """The program that a text holds, which prints its answer; None: it holds none.
+def programs_in(text: str) -> list[Program]:
+    """Those that a text holds, in the order in which they are asked for an answer.
 
-    >>> program_in("It was definitely 18.") is None
-    True
+    >>> programs_in("It was definitely 18.")
+    []
     """
     begin, end = CODE_TAGS
+    programs = []
     if begin in text:
         code = text.split(begin, 1)[1].split(end, 1)[0]
-        return Program(source=f"_source = {code!r}\n{_SHOW_LAST_VALUE}")
+        programs.append(Program(source=f"_source = {code!r}\n{_SHOW_LAST_VALUE}"))
     if _FUNCTION_LINE.search(text):
-        return Program(source=f"{definitions_in(text)}\nprint({FUNCTION}())\n")
-    return None
+        programs.append(Program(source=f"{definitions_in(text)}\nprint({FUNCTION}())\n"))
+    return programs
 
 
 def definitions_in(text: str) -> str:
@@ -173,39 +183,35 @@ def each(reward: UserReward, *, seconds: float = REWARD_SECONDS) -> RewardFuncti
     """
 
     def rewards(answers: Sequence[tuple[Problem, str]]) -> list[Reward]:
-        threads = ThreadPoolExecutor(1)
-        try:
-            return [_user_reward(threads, reward, one, seconds) for one in answers]
-        finally:
-            # A reward that hangs cannot be ended, only left behind.
-            threads.shutdown(wait=False, cancel_futures=True)
+        return [_user_reward(reward, problem, text, seconds) for problem, text in answers]
 
     return rewards
 
 
-def _user_reward(
-    threads: ThreadPoolExecutor, reward: UserReward, answer: tuple[Problem, str], seconds: float
-) -> Reward:
-    problem, text = answer
+def _user_reward(reward: UserReward, problem: Problem, text: str, seconds: float) -> Reward:
     where = f"the reward of problem {problem.id!r} for the answer {text[:60]!r}"
-    future = threads.submit(reward, problem, text)
+    found: queue.SimpleQueue[tuple[object, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            found.put((reward(problem, text), None))
+        except BaseException as error:  # noqa: BLE001 - told below, whatever it is
+            found.put((None, error))
+
+    # A reward that hangs cannot be ended, only left behind: a daemon does not hold the process.
+    threading.Thread(target=work, daemon=True).start()
     try:
-        value = future.result(timeout=seconds)
-    except FutureTimeoutError:
+        value, error = found.get(timeout=seconds)
+    except queue.Empty:
         raise UserError(f"{where} took longer than {seconds:g} s; make it faster") from None
-    except BaseException as error:
-        # Whatever a user's code raises is the user's to see, in one line.
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
+    if error is not None:
+        # In one line, SystemExit too: a run that a reward ends must not look finished.
         raise UserError(f"{where} raised {type(error).__name__}: {error}") from error
-    if isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{where} is {value!r}; it must be a finite number")
-    return Reward(value=float(value), gradable=True)
-
-
-def share_ungradable(rewards: Iterable[Reward]) -> float | None:
-    """Share of answers that could not be graded; None of none."""
-    found = [not one.gradable for one in rewards]
-    return sum(found) / len(found) if found else None
+    try:
+        # numpy's numbers and truth values too; no text.
+        number = math.nan if isinstance(value, str | bytes) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{where} is {value!r:.100}; it must be a finite number")
+    return Reward(value=number, gradable=True)

@@ -26,7 +26,7 @@ from isoflop.evaluate.tasks.problem import Problem
 from isoflop.model.moe import MoE, SelectionNoise
 from isoflop.model.transformer import Transformer
 from isoflop.posttrain.config import GrpoConfig
-from isoflop.posttrain.problems import ProblemSet
+from isoflop.posttrain.problems import ProblemSet, checked_rewards
 from isoflop.posttrain.rewards import Reward
 from isoflop.posttrain.rows import LeftOutRow, RolloutRow
 from isoflop.records import atomic_file, read_rows, storable, storable_or_none, write_rows
@@ -180,7 +180,9 @@ def _sample(
 def _rewarded(
     samples: Sequence[_Sampled], problems: ProblemSet, step: int, end_of_text: int
 ) -> list[Rollout]:
-    rewards = problems.rewards([(one.prompted.problem, one.sample.text) for one in samples])
+    rewards = checked_rewards(
+        problems, [(one.prompted.problem, one.sample.text) for one in samples]
+    )
     return [
         Rollout(_row(one, reward, step, end_of_text), _record_of(one.sample))
         for one, reward in zip(samples, rewards, strict=True)
@@ -242,8 +244,8 @@ def _read_part(rows_path: Path, record_path: Path) -> list[Rollout]:
     Raises:
         UserError: rows or record are missing, cut short or not of each other.
     """
-    rows = list(read_rows(rows_path, RolloutRow))
     try:
+        rows = list(read_rows(rows_path, RolloutRow))
         with np.load(record_path, allow_pickle=False) as arrays:
             log_probs = np.split(
                 arrays["log_probs"], np.cumsum([len(row.response_tokens) for row in rows])
@@ -252,7 +254,7 @@ def _read_part(rows_path: Path, record_path: Path) -> list[Rollout]:
         # After the last answer nothing is left.
         if len(experts) != len(rows) + 1 or log_probs[-1].size or experts[-1].size:
             raise ValueError("the rows are of other answers")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, UserError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{record_path}: not what the sampler noted ({error}); delete {record_path.parent} "
             "and run again"

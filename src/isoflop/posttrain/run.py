@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoflop.allocator import keep_freed_memory
+from isoflop.config import UserError
 from isoflop.evaluate.tasks.load import problems_digest
 from isoflop.evaluate.tasks.run import file_digest
 from isoflop.folders import StageFolder, stage_folder, working_in
@@ -16,7 +17,7 @@ from isoflop.posttrain.loop import GrpoRun, Progress, train_grpo
 from isoflop.posttrain.page import write_page
 from isoflop.posttrain.problems import ProblemSet, load_problems
 from isoflop.posttrain.rewards import RewardFunction
-from isoflop.sandbox import Sandbox
+from isoflop.sandbox import Limits, Sandbox
 from isoflop.tokens.tokenizer import Tokenizer
 
 
@@ -53,13 +54,18 @@ def run_grpo(
     Args:
         rewards: in place of the config's, for training and validation; see `rewards.each` for a
             function of one text.
-        reward_name: names `rewards` in the folder's digest: another reward, another name.
+        reward_name: names `rewards` in the folder's digest: another reward, another name. Needed with them.
 
     Raises:
         UserError: another process works in the folder, or see `train_grpo` and `load_problems`.
     """
+    if (rewards is None) != (reward_name == "config"):
+        raise UserError(
+            f"reward_name={reward_name!r}: a reward of your own needs a name of its own, by which its "
+            "runs are told from others', and only such a reward has one"
+        )
     keep_freed_memory()
-    with Sandbox() as sandbox:
+    with Sandbox(limits=Limits(cpu_seconds=config.program_seconds)) as sandbox:
         sets = _sets(config, sandbox, None)
         if rewards is not None:
             sets = [_rewarded_by(one, rewards) for one in sets]

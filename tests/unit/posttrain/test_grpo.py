@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isoflop.config import UserError
+from isoflop.posttrain.config import GrpoConfig, ProblemSource
 from isoflop.posttrain.grpo import (
     MAX_DIVERGENCE,
     aggregate,
@@ -205,3 +207,44 @@ def test_clipping_by_the_l2_norm_and_what_clipping_the_l1_norm_after_it_does():
         many = [torch.full((number,), 1.0)]
         clip_by_norm(many, max_l2_norm=1.0, max_l1_norm=1.0)
         assert many[0].abs().mean().item() == pytest.approx(1 / number, rel=1e-4)
+
+
+@pytest.mark.parametrize("apart", [100.0, -100.0, 1e4, -1e4])
+def test_probabilities_far_apart_leave_finite_losses_and_gradients(apart):
+    new = torch.tensor([[-1.0, -1.0]], requires_grad=True)
+    old = torch.full((1, 2), -1.0 - apart)
+    for advantage in (0.0, 1.0, -1.0):
+        loss, _ = clipped_objective(
+            new, old, torch.tensor([advantage]), clip_low=0.2, clip_high=0.2
+        )
+        (gradient,) = torch.autograd.grad(loss.sum(), new)
+        assert loss.isfinite().all()
+        assert gradient.isfinite().all()
+    for estimator in ("k1", "k2", "k3"):
+        estimate = divergence(new, old, estimator)
+        (gradient,) = torch.autograd.grad(estimate.sum(), new)
+        assert estimate.isfinite().all()
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aggregation": "mean"},
+        {"advantage_scale": "std"},
+        {"divergence": "k4"},
+        {"old_log_probs": "samplr"},
+        {"reward": "foo"},
+        {"beta1": 1.5},
+        {"temperature": math.nan},
+        {"learning_rate": math.inf},
+        {"program_seconds": 0.0},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(changes):
+    config = GrpoConfig(train=ProblemSource(task="probes"))
+    # Past the tests' own check of types, which a user's process does not have.
+    ((name, value),) = changes.items()
+    object.__setattr__(config, name, value)
+    with pytest.raises(UserError, match=name):
+        config.__post_init__()

@@ -1,20 +1,26 @@
 """What earns a reward and what does not: hard cases in a table, and nothing silently zero."""
 
+import os
+import socket
+import subprocess
+import sys
 import time
 
+import numpy as np
 import pytest
 
 from isoflop.config import UserError
 from isoflop.evaluate.tasks.names import find_task
 from isoflop.evaluate.tasks.problem import Problem
 from isoflop.posttrain.config import ProblemSource
-from isoflop.posttrain.problems import load_problems
+from isoflop.posttrain.problems import ProblemSet, checked_rewards, load_problems
 from isoflop.posttrain.rewards import (
+    Reward,
     answer_reward,
     definitions_in,
     each,
-    program_in,
     program_or_answer_reward,
+    programs_in,
 )
 from isoflop.sandbox import Limits, Outcome, Sandbox
 
@@ -62,6 +68,10 @@ TEXTS = [
     ),
     ("def simple_math_problem():\n    return 17\n18", 0.0, True),
     ("def other():\n    return 18\n", 1.0, True),  # No such function: the text's last number.
+    ("<llm-code>\n1/0\n</llm-code>\n" + FUNCTION, 1.0, True),  # Nothing shown: the function.
+    ("<llm-code>\n</llm-code>\n" + FUNCTION, 1.0, True),
+    ("<llm-code>\n" + FUNCTION + "</llm-code>\nSo 2.", 1.0, True),  # Defined in the tag.
+    ("<llm-code>\n17\n</llm-code>\n" + FUNCTION, 0.0, True),  # What the tag shows counts.
     ("\ud800 18", 1.0, True),
     ("<llm-code>\n'\x00'\n18\n</llm-code>", 1.0, True),
 ]
@@ -81,13 +91,25 @@ def test_many_at_once_stand_in_their_order(sandbox):
     assert rewards([]) == []
 
 
-def test_a_program_cannot_reach_the_gold_answer_nor_the_trainer(sandbox):
-    texts = [
-        "<llm-code>\nimport os\nos._exit(0)\n</llm-code>",
-        "<llm-code>\nimport sys\nsys.exit()\n</llm-code>",
-        "<llm-code>\nopen('/etc/passwd').read()\n</llm-code>",
-        "<llm-code>\n__import__('socket').create_connection(('127.0.0.1', 1))\n</llm-code>",
+def test_a_program_cannot_reach_the_gold_answer_nor_the_trainer(
+    sandbox, tmp_path, monkeypatch, request
+):
+    """Each would earn the reward if it got out."""
+    (tmp_path / "secret").write_text("18")
+    monkeypatch.setenv("ISOFLOP_GOLD", "18")
+    server = socket.create_server(("127.0.0.1", 0))
+    request.addfinalizer(server.close)
+    port = server.getsockname()[1]
+    reach = [
+        f"open({str(tmp_path / 'secret')!r}).read()",
+        "__import__('os').environ['ISOFLOP_GOLD']",
+        f"18 if __import__('socket').create_connection(('127.0.0.1', {port}), 2) else 0",
+        f"18 if __import__('os').kill({os.getpid()}, 0) is None else 0",
+    ]
+    texts = [f"<llm-code>\n{line}\n</llm-code>" for line in reach]
+    texts += [
         "<llm-code>\nclass A:\n    def __eq__(self, o): return True\nA()\n</llm-code>",
+        "<llm-code>\nimport os\nos._exit(0)\n</llm-code>",
     ]
     for reward in program_or_answer_reward(find_task("gsm8k"), sandbox)(
         [(problem(), text) for text in texts]
@@ -125,7 +147,7 @@ def test_definitions_without_prose():
     assert definitions_in(text) == (
         "import math\n" + FUNCTION + "\n@cache\ndef g(\n    a,\n):\n    pass"
     )
-    assert program_in("a definition: def simple_math_problem is") is None
+    assert programs_in("a definition: def simple_math_problem is") == []
 
 
 @pytest.mark.parametrize(
@@ -191,3 +213,54 @@ def test_tasks_without_answers_and_prompts_without_questions_are_refused(sandbox
 def test_the_answer_reward_reads_numbers_flexibly():
     rewards = answer_reward(find_task("gsm8k"), None)
     assert rewards([(problem(), "it is 18 eggs")])[0].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(True, 1.0), (np.float32(0.5), 0.5), (np.bool_(1), 1.0), (3, 3.0)]
+)
+def test_a_users_reward_may_be_any_number(value, expected):
+    (reward,) = each(lambda problem, text: value)([(problem(), "x")])
+    assert reward.value == expected
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), None, "1", b"1", [1]])
+def test_what_is_no_finite_number_stops_the_run(value):
+    with pytest.raises(UserError, match="must be a finite number"):
+        each(lambda problem, text: value)([(problem(), "x")])
+
+
+def test_a_reward_that_ends_the_process_does_not_look_like_a_finished_run():
+    with pytest.raises(UserError, match="raised SystemExit: 0"):
+        each(lambda problem, text: sys.exit(0))([(problem(), "x")])
+
+
+def test_a_reward_that_hangs_holds_no_process():
+    program = (
+        "import time\n"
+        "from isoflop.posttrain.rewards import each\n"
+        "from isoflop.evaluate.tasks.problem import Problem\n"
+        "p = Problem(id='1', task='t', prompt='', answer='', golds=(), choices=None, program=None)\n"
+        "each(lambda problem, text: time.sleep(600), seconds=0.1)([(p, 'x')])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "took longer than 0.1 s" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        (lambda answers: [], "gave 0 values for 1 answers"),
+        (
+            lambda answers: [Reward(value=float("nan"), gradable=True)],
+            "is nan; it must be a finite",
+        ),
+        (lambda answers: 1 / 0, "the reward raised ZeroDivisionError"),
+    ],
+)
+def test_every_reward_function_is_checked(rewards, message):
+    problems = ProblemSet(name="mine", problems=(problem(),), rewards=rewards, num_set_aside=0)
+    with pytest.raises(UserError, match=message):
+        checked_rewards(problems, [(problem(), "x")])
