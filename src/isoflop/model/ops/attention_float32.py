@@ -55,7 +55,8 @@ class FusedAttention(torch.autograd.Function):
         packing: Packing | None,
     ) -> Tensor:
         sequences, heads, tokens, width = query.shape
-        longest, shared = tokens, (None, None, None)
+        longest = tokens
+        shared: tuple[Tensor | None, ...] = (None, None, None)
         if packing is not None:
             (sequences, longest), shared = packing.spread.shape, _checked(packing, tokens)
         ctx.places = (*shared, documents)
