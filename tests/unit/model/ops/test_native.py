@@ -352,9 +352,9 @@ def unlike(dtype: torch.dtype) -> dict[str, Callable[[Any], Any]]:
         "add_norm": lambda ops: ops.add_norm(x, x, torch.ones(6).to(dtype), 1e-5, dtype),
         "rotate_heads": lambda ops: ops.rotate_heads(x[None], *torch.ones(2, 4, 2), 1, 1),
         "attention": lambda ops: [ops.attention(heads, heads, heads, None)],
-        "attend_packed": lambda ops: [
-            ops.attend_packed(x[None], *torch.ones(2, 4, 2), packing, 1, 1)
-        ],
+        "attend_packed": lambda ops: ops.attend_packed(
+            x[None], *torch.ones(2, 4, 2), packing, 1, 1
+        ),
         "route_tokens": lambda ops: ops.route_tokens(x, 2, "topk_then_softmax", 1, None)[0],
         "gather_rows": lambda ops: [ops.gather_rows(x, dispatch)],
         "combine": lambda ops: [ops.combine(x, weights, dispatch)],
