@@ -346,8 +346,7 @@ def unlike(dtype: torch.dtype) -> dict[str, Callable[[Any], Any]]:
     heads, turned = x.view(1, 2, 4, 3), (x[None], *torch.ones(2, 4, 2))
     dispatch = reference.make_dispatch(torch.tensor([[0], [1], [0], [1]]), 2, None)
     packing = pack([(1,), (1,)], [(2,), (3, 3)], torch.device("cpu")).packing
-    weights = torch.ones(4, 1, dtype=dtype)
-    ones, targets = torch.ones(4), torch.tensor([0, 1, 2, 5])
+    weights, ones, targets = x.new_ones(4, 1), torch.ones(4), torch.tensor([0, 1, 2, 5])
     return {
         "add_norm": lambda ops: ops.add_norm(x, x, torch.ones(6).to(dtype), 1e-5, dtype),
         "rotate_heads": lambda ops: ops.rotate_heads(*turned, 1, 1),
