@@ -180,8 +180,8 @@ def attend_packed(
     """See reference; where the kernel takes the heads, no sequence is made whole."""
     counts = (num_heads, key_value_heads)
     if takes(cosine.shape[-1], projected):
-        own = (cosine[packing.positions], sine[packing.positions])
-        heads = rotate_heads(projected, *own, *counts)
+        positions = packing.positions
+        heads = rotate_heads(projected, cosine[positions], sine[positions], *counts)
         mixed: Tensor = apply(FusedAttention, *heads, None, packing)
         return reference.join_heads(mixed)
     length = packing.spread.shape[1]

@@ -56,7 +56,7 @@ class FusedAttention(torch.autograd.Function):
     ) -> Tensor:
         sequences, heads, tokens, width = query.shape
         longest = tokens
-        shared: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
+        shared: tuple[Tensor | None, ...] = (None, None, None)
         if packing is not None:
             (sequences, longest), shared = packing.spread.shape, _checked(packing, tokens)
         ctx.places = (*shared, documents)

@@ -343,18 +343,17 @@ def test_router_never_hides_a_nan_nor_leaves_the_experts(num_experts, order, dat
 def unlike(dtype: torch.dtype) -> dict[str, Callable[[Any], Any]]:
     """Every function on values of `dtype`."""
     x = torch.randn(4, 6, generator=generator(0)).to(dtype)
-    heads = x.view(1, 2, 4, 3)
+    heads, turned = x.view(1, 2, 4, 3), (x[None], *torch.ones(2, 4, 2))
     dispatch = reference.make_dispatch(torch.tensor([[0], [1], [0], [1]]), 2, None)
     packing = pack([(1,), (1,)], [(2,), (3, 3)], torch.device("cpu")).packing
-    weights = torch.ones(4, 1, dtype=dtype)
-    ones, targets = torch.ones(4), torch.tensor([0, 1, 2, 5])
+    weights, ones, targets = x.new_ones(4, 1), torch.ones(4), torch.tensor([0, 1, 2, 5])
     return {
         "add_norm": lambda ops: ops.add_norm(x, x, torch.ones(6).to(dtype), 1e-5, dtype),
-        "rotate_heads": lambda ops: ops.rotate_heads(x[None], *torch.ones(2, 4, 2), 1, 1),
+        "rotate_heads": lambda ops: ops.rotate_heads(*turned, 1, 1),
         "attention": lambda ops: [ops.attention(heads, heads, heads, None)],
-        "attend_packed": lambda ops: [
-            ops.attend_packed(x[None], *torch.ones(2, 4, 2), packing, 1, 1)
-        ],
+        "attend_packed": lambda ops: ops.attend_packed(
+            x[None], *torch.ones(2, 4, 2), packing, 1, 1
+        ),
         "route_tokens": lambda ops: ops.route_tokens(x, 2, "topk_then_softmax", 1, None)[0],
         "gather_rows": lambda ops: [ops.gather_rows(x, dispatch)],
         "combine": lambda ops: [ops.combine(x, weights, dispatch)],
