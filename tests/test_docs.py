@@ -59,3 +59,17 @@ def _run(line: str, folder: Path) -> None:
         [sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, f"{line}\n{run.stderr}"
+
+
+def test_every_page_that_is_named_exists():
+    root = Path(__file__).parents[1]
+    named = re.compile(r"\bdocs/[A-Za-z0-9_/-]+\.(?:md|svg|html|csv|json|tsv)\b")
+    files = [*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("benchmarks/*.py")]
+    files += [*root.glob("src/**/*.py"), *root.glob("src/**/*.[ch]")]
+    missing = {
+        f"{file.relative_to(root)}: {page}"
+        for file in files
+        for page in named.findall(file.read_text(encoding="utf-8"))
+        if not (root / page).exists()
+    }
+    assert not missing
