@@ -82,7 +82,8 @@ class Outcome:
     stdout: str
     """Standard output, bytes that are no UTF-8 replaced; cut at `output_bytes`."""
     cpu_seconds: float
-    """Processor time of all its processes, user and system."""
+    """Processor time of all its processes, user and system, those left alive included. Not of
+    children whose parent ignores SIGCHLD, which the kernel adds to no sum."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -212,6 +212,12 @@ PROCESSES = [
     Attack(
         "signals the first process", NAMES + "os.kill(1, signal.SIGKILL)\nos.kill(1, 15)", "passed"
     ),
+    Attack(
+        "has the first process end all",
+        NAMES + "os.kill(1, signal.SIGUSR1)\ntime.sleep(600)",
+        "error",
+        "its first process died",
+    ),
     Attack("signals everyone", NAMES + "os.kill(-1, signal.SIGKILL)", "error", "No such process"),
     Attack("signals its group", NAMES + "os.killpg(0, signal.SIGKILL)", "error", "SIGKILL"),
     _refused("signals a host's process", NAMES + "os.kill(HOST_PROCESS, 0)", "ProcessLookupError"),
