@@ -72,8 +72,8 @@ class Outcome:
     Verdicts: `passed`, the last statement was reached and the exit status was 0;
     `failed`, an AssertionError; `time-out`, more processor time than `cpu_seconds` or
     more real time than `wall_seconds`; `memory`, a MemoryError; `error`, any other
-    exception, exit, signal, or too much output; `refused`, the program was not run
-    because the isolation that was promised could not be had.
+    exception, exit, signal, or too much output; `refused`, the program has no verdict: it
+    was not run because the isolation that was promised could not be had, or its workers died.
     """
 
     verdict: OutcomeVerdict

@@ -124,7 +124,8 @@ class Sandbox:
                 continue
             self._put_back(worker)
             return outcome
-        return _no_outcome("error", f"its worker died {TRIES} times")
+        # Nothing is known of the program: no verdict may count it as wrong.
+        return _no_outcome("refused", f"its worker died {TRIES} times")
 
     def _take(self) -> WorkerProcess:
         """A warm worker, or a new one where none is free."""

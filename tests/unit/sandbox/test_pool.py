@@ -14,7 +14,7 @@ from isoflop.config import UserError
 from isoflop.sandbox import Limits, Program, Sandbox, worker
 from isoflop.sandbox.inside.watch import session_seconds
 from isoflop.sandbox.layers import as_layers, layers_to_json, layers_to_text
-from isoflop.sandbox.worker import WorkerProcess
+from isoflop.sandbox.worker import WorkerDied, WorkerProcess
 
 VERDICTS = [
     ("a = 1", None, "passed"),
@@ -183,6 +183,27 @@ def test_a_dead_worker_is_replaced_and_its_program_run_again(sandbox: Sandbox) -
     idle._process.wait()
     outcomes = list(sandbox.run([Program(source="a = 1")] * 4))
     assert [outcome.verdict for outcome in outcomes] == ["passed"] * 4
+
+
+def test_a_program_whose_workers_died_has_no_verdict_that_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts = []
+
+    def begin(self: WorkerProcess, *, allow_weaker_isolation: bool) -> None:
+        self.refused, self.layers = "", {}
+        self.close = self.kill = lambda: None  # type: ignore[method-assign]
+
+    def die(self: WorkerProcess, program: Program, limits: Limits) -> None:
+        starts.append(program)
+        raise WorkerDied("killed for memory")
+
+    monkeypatch.setattr(WorkerProcess, "__init__", begin)
+    monkeypatch.setattr(WorkerProcess, "start", die)
+    with Sandbox(workers=1) as sandbox:
+        (outcome,) = sandbox.run([Program(source="a = 1")])
+    assert (outcome.verdict, outcome.reason) == ("refused", "its worker died 2 times")
+    assert len(starts) == 2
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1])
