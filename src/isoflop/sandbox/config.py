@@ -11,6 +11,9 @@ from isoflop.config import UserError
 OutcomeVerdict = Literal["passed", "failed", "error", "time-out", "memory", "refused"]
 """How a program ended; `Outcome` says what each word means."""
 
+WORKERS_DIED = "its workers died"
+"""Reason of a refused program of which nothing is known, though the isolation holds."""
+
 MIB = 2**20
 """Bytes of a mebibyte."""
 
