@@ -3,6 +3,7 @@
 Started by latex.py, which ends it when it takes too long.
 """
 
+import hashlib
 import json
 import logging
 import resource
@@ -14,14 +15,17 @@ MEMORY_BYTES = 2 << 30
 """Address space; SymPy needs 0.3 GB."""
 
 KEY_CHARACTERS = 300
-"""Of an expression's text that names it in a vote."""
+"""Of an expression's text that names it in a vote; a longer one is named by its beginning and
+the digest of all of it."""
 
 
 def compare(text: str, gold: str) -> dict[str, Any]:
     """The final expression of `text` and whether it equals the gold answer.
 
     The last box counts, as in MATH's own evaluation (Hendrycks et al. 2021, arXiv:2103.03874);
-    where it alone is wrong, all boxes together may be right: "\\boxed{1} and \\boxed{2}".
+    where it alone is wrong, all boxes together may be right: "\\boxed{1} and \\boxed{2}". The
+    answer is of the reading that is right, or else of the last box: texts with one answer have, as
+    a rule, one verdict.
     """
     from math_verify import verify
 
@@ -34,9 +38,18 @@ def compare(text: str, gold: str) -> dict[str, Any]:
     if not readings:
         return {"problem": "no mathematical expression"}
     # The library's own time limit uses a signal; this process is ended instead.
-    correct = any(verify(wanted, found, timeout_seconds=None) for found in readings)
-    answer = str(readings[0][0])[:KEY_CHARACTERS]
-    return {"problem": None, "answer": answer, "correct": correct}
+    right = [found for found in readings if verify(wanted, found, timeout_seconds=None)]
+    answer = vote_key(right[0] if right else readings[0])
+    return {"problem": None, "answer": answer, "correct": bool(right)}
+
+
+def vote_key(expressions: Sequence[Any]) -> str:
+    """By what an answer votes: its first reading as text, of a long one beginning and digest."""
+    text = str(expressions[0])
+    if len(text) <= KEY_CHARACTERS:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{text[: KEY_CHARACTERS - 64]}{digest}"
 
 
 def last_box(text: str) -> str | None:

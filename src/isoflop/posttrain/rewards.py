@@ -23,7 +23,7 @@ from isoflop.config import UserError
 from isoflop.evaluate.tasks.problem import Problem, Task
 from isoflop.evaluate.tasks.score import Extraction, Runner, score_texts
 from isoflop.graders import Grade, Verdict, grade_latex, grade_math
-from isoflop.sandbox import Outcome, Program
+from isoflop.sandbox import WORKERS_DIED, Outcome, Program
 
 CODE_TAGS = ("<llm-code>", "</llm-code>")
 """Around a program in an answer. arXiv:2508.18672, as OpenMathInstruct has them."""
@@ -152,12 +152,12 @@ def definitions_in(text: str) -> str:
 def _of_program(task: Task, problem: Problem, outcome: Outcome) -> Reward | None:
     """What a program's result earns; None: it gave none, so the text is read."""
     why = f"{outcome.verdict}: {outcome.reason}"
-    if outcome.verdict == "refused":
+    if outcome.verdict == "refused" and outcome.reason != WORKERS_DIED:
         raise UserError(
             f"the sandbox refuses to run programs here ({outcome.reason}), and rewards need it; see "
             "`isoflop doctor --sandbox`, or use reward='answer'"
         )
-    if outcome.verdict in ("time-out", "memory"):
+    if outcome.verdict in ("time-out", "memory", "refused"):
         return Reward(value=0.0, gradable=False, reason=why)
     lines = outcome.stdout.strip().split("\n")
     if outcome.verdict != "passed" or not lines[-1].strip():

@@ -7,7 +7,7 @@ which layers this machine allows; where it refuses the namespaces, programs are 
 Linux only.
 """
 
-from isoflop.sandbox.config import Layer, Limits, Outcome, OutcomeVerdict, Program
+from isoflop.sandbox.config import WORKERS_DIED, Layer, Limits, Outcome, OutcomeVerdict, Program
 from isoflop.sandbox.pool import Sandbox
 
-__all__ = ["Layer", "Limits", "Outcome", "OutcomeVerdict", "Program", "Sandbox"]
+__all__ = ["WORKERS_DIED", "Layer", "Limits", "Outcome", "OutcomeVerdict", "Program", "Sandbox"]

@@ -11,6 +11,9 @@ from isoflop.config import UserError
 OutcomeVerdict = Literal["passed", "failed", "error", "time-out", "memory", "refused"]
 """How a program ended; `Outcome` says what each word means."""
 
+WORKERS_DIED = "its workers died"
+"""Reason of a refused program of which nothing is known, though the isolation holds."""
+
 MIB = 2**20
 """Bytes of a mebibyte."""
 
@@ -72,8 +75,8 @@ class Outcome:
     Verdicts: `passed`, the last statement was reached and the exit status was 0;
     `failed`, an AssertionError; `time-out`, more processor time than `cpu_seconds` or
     more real time than `wall_seconds`; `memory`, a MemoryError; `error`, any other
-    exception, exit, signal, or too much output; `refused`, the program was not run
-    because the isolation that was promised could not be had.
+    exception, exit, signal, or too much output; `refused`, the program has no verdict: it
+    was not run because the isolation that was promised could not be had, or its workers died.
     """
 
     verdict: OutcomeVerdict
@@ -82,7 +85,8 @@ class Outcome:
     stdout: str
     """Standard output, bytes that are no UTF-8 replaced; cut at `output_bytes`."""
     cpu_seconds: float
-    """Processor time of all its processes, user and system."""
+    """Processor time of all its processes, user and system, those left alive included. Not of
+    children whose parent ignores SIGCHLD, which the kernel adds to no sum."""
 
 
 @dataclass(frozen=True, kw_only=True)

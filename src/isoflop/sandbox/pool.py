@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from isoflop.config import UserError
-from isoflop.sandbox.config import Layer, Limits, Outcome, OutcomeVerdict, Program
+from isoflop.sandbox.config import WORKERS_DIED, Layer, Limits, Outcome, OutcomeVerdict, Program
 from isoflop.sandbox.layers import as_layers
 from isoflop.sandbox.worker import WorkerDied, WorkerProcess
 
@@ -124,7 +124,8 @@ class Sandbox:
                 continue
             self._put_back(worker)
             return outcome
-        return _no_outcome("error", f"its worker died {TRIES} times")
+        # Nothing is known of the program: no verdict may count it as wrong.
+        return _no_outcome("refused", WORKERS_DIED)
 
     def _take(self) -> WorkerProcess:
         """A warm worker, or a new one where none is free."""

@@ -51,6 +51,21 @@ def test_equal_numbers_vote_together():
     assert {grade_latex(text, "3").answer for text in spellings} == {"1/2"}
 
 
+def test_answers_that_vote_together_have_one_verdict():
+    texts = ("\\boxed{4} and \\boxed{5}", "\\boxed{5}", "\\boxed{4, 5}")
+    both, last, together = (grade_latex(text, "4, 5") for text in texts)
+    assert both.answer == together.answer != last.answer
+    assert [one.verdict for one in (both, last, together)] == [CORRECT, WRONG, CORRECT]
+
+
+def test_long_answers_that_differ_at_their_end_do_not_vote_together():
+    long = "+".join(f"x_{{{number}}}" for number in range(100))
+    one, other = (grade_latex(f"\\boxed{{{long}+{end}}}", "3").answer for end in ("y", "z"))
+    assert one is not None
+    assert one != other
+    assert len(one) == 300
+
+
 def test_an_endless_comparison_is_ended_and_the_next_one_graded(monkeypatch):
     grade_latex("\\boxed{1}", "1")
     monkeypatch.setattr(latex, "SECONDS", 1.0)

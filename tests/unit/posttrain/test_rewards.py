@@ -22,7 +22,7 @@ from isoflop.posttrain.rewards import (
     program_or_answer_reward,
     programs_in,
 )
-from isoflop.sandbox import Limits, Outcome, Sandbox
+from isoflop.sandbox import WORKERS_DIED, Limits, Outcome, Sandbox
 
 
 def problem(gold: str = "18", task: str = "gsm8k") -> Problem:
@@ -128,14 +128,27 @@ def test_latex_answers_are_compared_as_mathematics(sandbox):
     assert [one.value for one in rewards(asked)] == [1.0, 1.0, 0.0]
 
 
-def test_a_refused_program_stops_everything():
-    class Refusing:
-        def run(self, programs):
-            for _ in programs:
-                yield Outcome(verdict="refused", reason="no namespaces", stdout="", cpu_seconds=0.0)
+class Refusing:
+    """A sandbox that has no verdict on any program."""
 
+    def __init__(self, reason):
+        self.reason = reason
+
+    def run(self, programs):
+        for _ in programs:
+            yield Outcome(verdict="refused", reason=self.reason, stdout="", cpu_seconds=0.0)
+
+
+def test_a_refused_program_stops_everything():
+    rewards = program_or_answer_reward(find_task("gsm8k"), Refusing("no namespaces"))
     with pytest.raises(UserError, match=r"refuses to run programs here \(no namespaces\)"):
-        program_or_answer_reward(find_task("gsm8k"), Refusing())([(problem(), FUNCTION)])
+        rewards([(problem(), FUNCTION)])
+
+
+def test_a_program_whose_workers_died_is_ungradable_and_stops_nothing():
+    rewards = program_or_answer_reward(find_task("gsm8k"), Refusing(WORKERS_DIED))
+    (reward,) = rewards([(problem(), FUNCTION)])
+    assert (reward.value, reward.gradable) == (0.0, False)
 
 
 def test_definitions_without_prose():

@@ -87,7 +87,7 @@ RESOURCES = [
     ),
     Attack("endless output", "while True: print('x' * 1000)", "error", "bytes of output"),
     Attack("endless loop", "while True: pass", "time-out"),
-    Attack("sleep", "import time\ntime.sleep(600)", "time-out", "real time"),
+    Attack("sleep", "import time\ntime.sleep(600)", "time-out", "the machine had none"),
     Attack("stopped", NAMES + "os.kill(os.getpid(), signal.SIGSTOP)", "time-out", "real time"),
     Attack(
         "waits for input", "import sys\nassert sys.stdin.read() == ''\ninput()", "error", "EOFError"
@@ -211,6 +211,12 @@ HOST = [
 PROCESSES = [
     Attack(
         "signals the first process", NAMES + "os.kill(1, signal.SIGKILL)\nos.kill(1, 15)", "passed"
+    ),
+    Attack(
+        "has the first process end all",
+        NAMES + "os.kill(1, signal.SIGUSR1)\ntime.sleep(600)",
+        "error",
+        "its first process died",
     ),
     Attack("signals everyone", NAMES + "os.kill(-1, signal.SIGKILL)", "error", "No such process"),
     Attack("signals its group", NAMES + "os.killpg(0, signal.SIGKILL)", "error", "SIGKILL"),

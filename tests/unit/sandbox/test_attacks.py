@@ -7,6 +7,7 @@ import pytest
 from tests.unit.sandbox.hostile import ATTACKS, Attack
 
 from isoflop.sandbox import Program, Sandbox
+from isoflop.sandbox.inside.calls import HEAD, MARK
 
 MARKS = (Path("/mark"), Path("/dev/mark"), Path(os.__file__ + ".mark"))
 
@@ -101,3 +102,23 @@ def test_the_secret_cannot_be_had_by_a_source_whose_tests_stand_apart(sandbox: S
     )
     (outcome,) = sandbox.run([Program(source=source, tests="assert f(1) == 0")])
     assert outcome.verdict == "passed", outcome
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"\0", b"x", b"P" + b"0" * 16, bytes(8), b"\0\0\0\0\0\0\1\0", b"x" * 1000,
+     HEAD.pack(MARK, 2**40), HEAD.pack(MARK, 2) + b"[["],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize("when", ["at once", "when called"])
+def test_junk_on_the_way_to_the_tests_is_an_error_at_once(
+    sandbox: Sandbox, junk: bytes, when: str
+) -> None:
+    writes = "import os\ndef spoil():\n  for n in range(3, 64):\n    try: os.write(n, %r)\n"
+    writes += "    except OSError: pass\n"
+    last = "spoil()\ndef f(x): return 2" if when == "at once" else "def f(x): spoil(); return 2"
+    # Not even tests that take any exception for the right one.
+    tests = "for _ in range(3):\n  try: f(1)\n  except Exception: pass"
+    (outcome,) = sandbox.run([Program(source=writes % junk + last, tests=tests)])
+    assert outcome.verdict == "error", outcome
+    assert "BadFrameError" in (outcome.reason or ""), outcome

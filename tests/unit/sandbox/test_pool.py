@@ -11,9 +11,10 @@ import pytest
 from tests.unit.sandbox.test_attacks import descendants, open_descriptors
 
 from isoflop.config import UserError
-from isoflop.sandbox import Limits, Program, Sandbox
+from isoflop.sandbox import Limits, Program, Sandbox, worker
+from isoflop.sandbox.inside.watch import session_seconds
 from isoflop.sandbox.layers import as_layers, layers_to_json, layers_to_text
-from isoflop.sandbox.worker import WorkerProcess
+from isoflop.sandbox.worker import WorkerDied, WorkerProcess
 
 VERDICTS = [
     ("a = 1", None, "passed"),
@@ -86,17 +87,77 @@ def test_chance_and_hashes_are_the_same_in_every_run(sandbox: Sandbox) -> None:
     assert len({outcome.stdout for outcome in outcomes}) == 1
 
 
-def test_processor_time_of_children_counts() -> None:
-    source = (
-        "import os, time\nfor _ in range(3):\n  if os.fork() == 0:\n"
-        "    while time.process_time() < 0.4: pass\n    os._exit(0)\nfor _ in range(3): os.wait()"
+BURNS = "import os, time\ndef burn():\n  while time.process_time() < 0.4: pass\n"
+"""Starts a program whose processes each use 0.4 s."""
+
+CHILDREN = BURNS + "for _ in range(3):\n  if os.fork() == 0:\n    burn()\n"
+
+TOGETHER_TOO_LONG = {
+    "children collected": (
+        CHILDREN + "    os._exit(0)\nfor _ in range(3): os.wait()",
+        None,
+    ),
+    "children left alive": (
+        # They hold the pipe's other end until their time is used.
+        BURNS + "read, write = os.pipe()\nfor _ in range(3):\n  if os.fork() == 0:\n"
+        "    burn()\n    os.close(write)\n    os.close(read)\n    time.sleep(600)\n"
+        "os.close(write)\nos.read(read, 1)",
+        None,
+    ),
+    "source and tests apart": (BURNS + "burn()\ndef f(): return 1", BURNS + "burn()\nf()"),
+}
+"""Sources and tests none of whose processes passes a limit of 0.6 s alone."""
+
+
+@pytest.mark.parametrize("name", TOGETHER_TOO_LONG)
+def test_processor_time_of_all_processes_counts(sandbox: Sandbox, name: str) -> None:
+    source, tests = TOGETHER_TOO_LONG[name]
+    with Sandbox(limits=Limits(cpu_seconds=0.6), workers=1) as other:
+        for outcome in other.run([Program(source=source, tests=tests)] * 2):
+            assert outcome.verdict == "time-out"
+            assert outcome.reason == "more than 0.6 s of processor time"
+            assert outcome.cpu_seconds >= 0.6
+
+
+def test_processor_time_of_processes_that_the_wall_limit_ends_counts(sandbox: Sandbox) -> None:
+    # A small part of the real time, so that it is used on a busy machine too.
+    source = CHILDREN.replace("0.4", "0.1") + "    time.sleep(600)\ntime.sleep(600)"
+    with Sandbox(limits=Limits(cpu_seconds=0.2, wall_seconds=6.0), workers=1) as other:
+        (outcome,) = other.run([Program(source=source)])
+    assert (outcome.verdict, outcome.reason) == ("time-out", "more than 0.2 s of processor time")
+    assert outcome.cpu_seconds >= 0.2
+
+
+def test_without_namespaces_children_left_alive_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing = (
+        "import isoflop.sandbox.inside.isolation as isolation\n"
+        "def refuse(): raise OSError('unshare: refused')\nisolation.enter_namespaces = refuse\n"
     )
-    with Sandbox(limits=Limits(cpu_seconds=1.0, wall_seconds=30.0), workers=1) as sandbox:
-        if any(layer.required and not layer.active for layer in sandbox.layers()):
-            pytest.skip("no sandbox on this machine")
-        (outcome,) = sandbox.run([Program(source=source)])
-    assert outcome.verdict == "time-out"
-    assert outcome.cpu_seconds > 1.0
+    start, _, last = worker._BOOTSTRAP.rpartition("zygote.main")
+    monkeypatch.setattr(worker, "_BOOTSTRAP", f"{start}{refusing}zygote.main{last}")
+    # The limit of processes holds for all of the user's here.
+    limits = Limits(cpu_seconds=0.6, wall_seconds=60.0, processes=10_000)
+    source = TOGETHER_TOO_LONG["children left alive"][0]
+    with Sandbox(limits=limits, workers=1, allow_weaker_isolation=True) as other:
+        assert any(layer.required and not layer.active for layer in other.layers())
+        calm, outcome = other.run([Program(source="a = 1"), Program(source=source)])
+    assert calm.verdict == "passed"
+    assert (outcome.verdict, outcome.reason) == ("time-out", "more than 0.6 s of processor time")
+
+
+def test_processor_time_of_a_session_is_read_where_there_is_no_namespace() -> None:
+    code = BURNS + "if os.fork() == 0:\n  burn()\n  print(1, flush=True)\n  time.sleep(600)\n"
+    code += "time.sleep(600)"
+    leader = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert leader.stdout is not None
+    with leader.stdout as lines:
+        lines.readline()
+        seconds = session_seconds(leader.pid)
+        os.killpg(leader.pid, signal.SIGKILL)
+        leader.wait()
+    assert 0.35 < seconds < 5
 
 
 def test_verdicts_are_the_same_when_every_core_is_busy(sandbox: Sandbox) -> None:
@@ -118,11 +179,32 @@ def test_verdicts_are_the_same_when_every_core_is_busy(sandbox: Sandbox) -> None
 
 
 def test_a_dead_worker_is_replaced_and_its_program_run_again(sandbox: Sandbox) -> None:
-    worker = sandbox._idle[-1]
-    worker._process.kill()
-    worker._process.wait()
+    idle = sandbox._idle[-1]
+    idle._process.kill()
+    idle._process.wait()
     outcomes = list(sandbox.run([Program(source="a = 1")] * 4))
     assert [outcome.verdict for outcome in outcomes] == ["passed"] * 4
+
+
+def test_a_program_whose_workers_died_has_no_verdict_that_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts = []
+
+    def begin(self: WorkerProcess, *, allow_weaker_isolation: bool) -> None:
+        self.refused, self.layers = "", {}
+        self.close = self.kill = lambda: None  # type: ignore[method-assign]
+
+    def die(self: WorkerProcess, program: Program, limits: Limits) -> None:
+        starts.append(program)
+        raise WorkerDied("killed for memory")
+
+    monkeypatch.setattr(WorkerProcess, "__init__", begin)
+    monkeypatch.setattr(WorkerProcess, "start", die)
+    with Sandbox(workers=1) as sandbox:
+        (outcome,) = sandbox.run([Program(source="a = 1")])
+    assert (outcome.verdict, outcome.reason) == ("refused", "its workers died")
+    assert len(starts) == 2
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1])

@@ -60,7 +60,8 @@ def majority(
     """Chance that a vote among k of the samples is won by a right answer.
 
     Of equals the earliest given wins, which in a random order is any of those of equal number; a
-    weighted vote has hardly equals. `right` says of each sample whether its answer is right.
+    weighted vote has hardly equals. `right` says of each sample whether its answer is right; of an
+    answer whose samples disagree the mean counts.
 
     Raises:
         ValueError: k is not within 1 to n.
@@ -85,10 +86,13 @@ def majority(
 
 
 def majority_in_order(answers: Sequence[str | None], right: Sequence[bool], k: int) -> bool:
-    """Whether the vote of the first k samples is won by a right answer; ties to the earliest."""
+    """Whether the vote of the first k samples is won by a right answer; ties to the earliest.
+
+    An answer whose samples disagree is right if more than half of all its samples are.
+    """
     _check_size(len(answers), k)
     best = winners(answers[:k])
-    return bool(best) and bool(_share_right(best[:1], answers, right))
+    return bool(best) and _share_right(best[:1], answers, right) > 0.5
 
 
 def best_of(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
@@ -115,9 +119,16 @@ def best_of(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
 def _share_right(
     best: Sequence[str], answers: Sequence[str | None], right: Sequence[bool]
 ) -> float:
-    """Of the winning answers, the share that is right: samples of one answer agree on it."""
-    verdicts = dict(zip(answers, right, strict=True))
-    return sum(verdicts.get(answer, False) for answer in best) / len(best)
+    """Chance that any one of the winning answers is right.
+
+    Samples of one answer agree on it, unless a grader sees more than the answer by which they
+    vote; then the answer is as right as the mean of its samples, whatever their order.
+    """
+    verdicts: dict[str, list[bool]] = {answer: [] for answer in best}
+    for answer, verdict in zip(answers, right, strict=True):
+        if answer is not None and answer in verdicts:
+            verdicts[answer].append(verdict)
+    return sum(sum(group) / len(group) for group in verdicts.values()) / len(best)
 
 
 def _check_size(num_samples: int, k: int) -> None:

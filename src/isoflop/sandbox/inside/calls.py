@@ -14,7 +14,14 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
-LENGTH = struct.Struct("!Q")
+HEAD = struct.Struct("!8sQ")
+"""Before every message: `MARK`, and the bytes that follow."""
+
+MARK = b"isoflop\n"
+"""No secret: it shows what is no message, so that nobody waits for the rest of it."""
+
+LONGEST_BYTES = 2**30
+"""Of a message. Chosen, above what the usual limit of memory lets anyone write."""
 
 DEEPEST = 100
 """Nesting of values that travel. Chosen, well below what recursion allows."""
@@ -36,26 +43,49 @@ _TYPES = {
 """Built-in types that may be arguments or results themselves."""
 
 
+class BadFrameError(BaseException):
+    """The other end wrote what is no message; tests that expect an Exception do not catch it."""
+
+
 class Channel:
     """One end of a pair of sockets, a message at a time."""
 
     def __init__(self, end: socket.socket) -> None:
         """`end` is closed by `close`."""
         self._end = end
+        self._spoiled = False
 
     def close(self) -> None:
         """This end only."""
         self._end.close()
 
     def send(self, message: Any) -> None:
-        """Length, then JSON; huge integers are text in hexadecimal, see `to_plain`."""
+        """Mark and length, then JSON; huge integers are text in hexadecimal, see `to_plain`.
+
+        Raises:
+            ValueError: it is too long.
+        """
         body = json.dumps(message).encode()
-        self._end.sendall(LENGTH.pack(len(body)) + body)
+        if len(body) > LONGEST_BYTES:
+            raise ValueError(f"{len(body)} bytes do not travel, {LONGEST_BYTES} do")
+        self._end.sendall(HEAD.pack(MARK, len(body)) + body)
 
     def receive(self) -> Any:
-        """Raises EOFError when the other end is gone."""
-        length = LENGTH.unpack(self._take(LENGTH.size))[0]
-        return json.loads(self._take(length))
+        """The next message.
+
+        Raises:
+            EOFError: the other end is gone.
+            BadFrameError: it wrote something else; so does every later call.
+        """
+        mark, length = HEAD.unpack(self._take(HEAD.size))
+        if mark != MARK or length > LONGEST_BYTES:
+            self._spoiled = True
+        if not self._spoiled:
+            try:
+                return json.loads(self._take(length))
+            except ValueError:
+                self._spoiled = True
+        raise BadFrameError("the source's process wrote to the tests what is no answer")
 
     def _take(self, count: int) -> bytes:
         parts = bytearray()

@@ -1,7 +1,8 @@
 """One program: the processes it gets, and how they report.
 
     init      process 1 of the program's namespace: gives up its rights, starts the others,
-              collects what they leave behind, and tells the worker how the main one ended
+              collects what they leave behind, ends and collects all that is left once the
+              main one has ended, and then tells the worker how that was
     main      runs the source, or the tests where they stand apart
     source    where tests stand apart: holds the source and answers calls to it
 
@@ -13,6 +14,7 @@ every descriptor for the pipes can forge the secret's way.
 """
 
 import builtins
+import contextlib
 import gc
 import math
 import os
@@ -37,6 +39,10 @@ REASON_CHARACTERS = 500
 
 FIRST_HIDDEN = 24
 """The main process's pipes lie at numbers drawn from here to `isolation.OPEN_FILES`."""
+
+END_ALL = signal.SIGUSR1
+"""What the worker sends to init so that it ends and collects all others. A program that sends
+it ends itself: no verdict but `error` comes of that."""
 
 FAILED, MEMORY, ERROR, PASSED, REFUSED, MEASURED = b"F", b"M", b"E", b"P", b"R", b"L"
 """First byte of a report."""
@@ -94,13 +100,43 @@ def _run_as_init(job: Job, ends: Ends, *, has_namespaces: bool) -> NoReturn:
         lines = "\n".join(f"{name}\t{reason}" for name, reason in layers.items())
         os.write(ends.report, MEASURED + lines.encode())
         os._exit(0)
+    if has_namespaces:
+        signal.signal(END_ALL, lambda *_: _end_and_leave())
     main = _start(job, ends)
     while True:
         child, status = os.waitpid(-1, 0)
         if child == main:
+            if has_namespaces:
+                _end_others()
             os.write(ends.status, STATUS.pack(status))
-            # The kernel now ends whatever else the program has started.
             os._exit(0)
+
+
+def _fork() -> int:
+    """Fork; the child leaves to the first process what only that one does."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(END_ALL, signal.SIG_DFL)
+    return child
+
+
+def _end_others() -> None:
+    """Kill and collect every other process of the namespace, so that its time counts as ours.
+
+    Left to the kernel, which ends them with their first process, their time is in no sum.
+    """
+    if os.getpid() != 1:
+        return  # Not alone in a namespace: -1 would mean every process of the user.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+
+
+def _end_and_leave() -> NoReturn:
+    _end_others()
+    os._exit(0)
 
 
 def _prepare(job: Job, ends: Ends, *, has_namespaces: bool) -> None:
@@ -132,21 +168,21 @@ def _prepare(job: Job, ends: Ends, *, has_namespaces: bool) -> None:
 def _start(job: Job, ends: Ends) -> int:
     """Start the main process, and the source's own where tests stand apart."""
     if job.tests is None:
-        main = os.fork()
+        main = _fork()
         if main == 0:
             os.close(ends.status)
             _run_main(job.source, _new_main(), ends)
         os.close(ends.secret)
         return main
     here, there = calls.channel()
-    source = os.fork()
+    source = _fork()
     if source == 0:
         here.close()
         for descriptor in (ends.secret, ends.report, ends.status):
             os.close(descriptor)
         _serve_source(job.source, there)
     there.close()
-    main = os.fork()
+    main = _fork()
     if main == 0:
         os.close(ends.status)
         _run_main(job.tests, calls.RemoteNames(here, builtins.__dict__), ends)

@@ -28,7 +28,10 @@ def _verdict(job: Job, seen: Seen) -> tuple[str, str | None]:
     if seen.cpu_seconds >= job.cpu_seconds or _is_out_of_time(seen.status):
         return "time-out", f"more than {job.cpu_seconds:g} s of processor time"
     if seen.overslept:
-        return "time-out", f"more than {job.wall_seconds:g} s of real time, asleep for most of it"
+        return "time-out", (
+            f"more than {job.wall_seconds:g} s of real time with only {seen.cpu_seconds:.2g} s of"
+            " processor time (asleep, or the machine had none for it)"
+        )
     if len(seen.output) > job.output_bytes:
         return "error", f"more than {job.output_bytes} bytes of output"
     ended_well = seen.status is not None and os.WIFEXITED(seen.status)

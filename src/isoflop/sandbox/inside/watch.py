@@ -8,14 +8,20 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
-from isoflop.sandbox.inside.program import STATUS, Job
+from isoflop.sandbox.inside.program import END_ALL, STATUS, Job
 
 CHUNK_BYTES = 2**16
 """Read at once from a pipe: what a pipe holds."""
 
 REPORT_BYTES = 2**14
 """A report is cut here; ours are far shorter."""
+
+
+GRACE_SECONDS = 5.0
+"""For a first process to end and collect the others, before it is killed. Chosen: it takes
+milliseconds, but a machine may be busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +47,23 @@ class Seen:
     word: bytes
     """The secret that only its last step could read."""
     cpu_seconds: float
-    """Of all its processes, those that were killed with it included."""
+    """Of all its processes, those that were killed with it included. Not of children whose
+    parent ignores SIGCHLD: the kernel drops their time, each is bounded by itself."""
 
 
-def watch(job: Job, init: int, pipes: Pipes, caller: socket.socket, word: bytes) -> Seen:
+def watch(
+    job: Job,
+    init: int,
+    pipes: Pipes,
+    caller: socket.socket,
+    word: bytes,
+    *,
+    has_namespaces: bool,
+) -> Seen:
     """Read a program's pipes until its main process has ended or a limit is passed, then end all.
 
     If the caller hangs up, this process ends, and with it every process of its namespace.
+    `has_namespaces`: whether `init` is alone with the program in a process namespace.
     """
     read = {pipes.output: bytearray(), pipes.report: bytearray(), pipes.status: bytearray()}
     caps = {pipes.output: job.output_bytes + 1, pipes.report: REPORT_BYTES, pipes.status: 64}
@@ -65,13 +81,13 @@ def watch(job: Job, init: int, pipes: Pipes, caller: socket.socket, word: bytes)
             break
         for descriptor, _ in poll.poll(left * 1000 + 1):
             if descriptor == caller.fileno():
-                _end(init)
+                _kill(init)
                 os._exit(0)
             if not _read_some(descriptor, read[descriptor], caps[descriptor]):
                 poll.unregister(descriptor)
                 # Only the first process holds this pipe's other end: it has gone without a word.
                 is_over = is_over or descriptor == pipes.status
-    cpu_seconds = _end(init)
+    cpu_seconds = _end(init, pipes.status) if has_namespaces else _end_session(init)
     for descriptor, content in read.items():
         while _read_some(descriptor, content, caps[descriptor]):
             pass
@@ -96,11 +112,42 @@ def _read_some(descriptor: int, content: bytearray, cap: int) -> bool:
     return part != b"" and len(content) < cap
 
 
-def _end(init: int) -> float:
-    """Kill a program's first process, so that the kernel ends all others; their processor time."""
+def _end(init: int, status: int) -> float:
+    """End a program whose first process collects the others; the processor time of all."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(init, END_ALL)
+    # Only the first process holds this pipe's other end: it hangs up when that has gone.
+    gone = select.poll()
+    gone.register(status, 0)
+    gone.poll(GRACE_SECONDS * 1000)
+    return _kill(init)
+
+
+def _end_session(init: int) -> float:
+    """End a program without a namespace; the processor time of all that can still be seen."""
+    seen = session_seconds(init)
+    return max(seen, _kill(init))
+
+
+def _kill(init: int) -> float:
+    """Kill a program's first process and its group; its time and that of what it collected."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(init, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.kill(init, signal.SIGKILL)
     used: resource.struct_rusage = os.wait4(init, 0)[2]
     return used.ru_utime + used.ru_stime
+
+
+def session_seconds(leader: int) -> float:
+    """Processor time of a session's processes and of the children they collected, from /proc."""
+    ticks = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # After the name, which may hold anything: state, parent, group, session and so on.
+            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader:
+            ticks += sum(int(field) for field in fields[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")

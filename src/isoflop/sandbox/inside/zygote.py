@@ -191,7 +191,8 @@ class Worker:
         for descriptor in (stdin, output_end, secret_end, report_end, status_end):
             os.close(descriptor)
         pipes = Pipes(output=output, report=report, status=status)
-        seen = watch(job, init, pipes, self.connection, word)
+        has_namespaces = self.own_processes is not None
+        seen = watch(job, init, pipes, self.connection, word, has_namespaces=has_namespaces)
         for descriptor in (output, report, status):
             os.close(descriptor)
         return seen

@@ -97,6 +97,18 @@ def test_weights_decide_and_equal_weights_are_votes():
     assert majority(answers, right, 1, seed=0, weights=[2.0, 1.0, 1.0]) == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize("right", [[True, False], [False, True]])
+def test_an_answer_whose_samples_disagree_counts_by_their_mean(right):
+    assert majority(["2", "2"], right, 2, seed=0) == 0.5
+    assert majority(["2", "2"], right, 2, seed=0, weights=[1.0, 3.0]) == 0.5
+    assert not majority_in_order(["2", "2"], right, 2)
+    answers = ["2", "1", "2", "2", None]
+    for order in (right, right[::-1]):
+        mixed = [order[0], False, True, order[1], False]
+        assert majority(answers, mixed, 5, seed=0) == pytest.approx(2 / 3)
+        assert majority_in_order(answers, mixed, 5)
+
+
 def test_in_order_ties_go_to_the_earliest_and_silence_is_wrong():
     assert majority_in_order(["2", "1"], [True, False], 2)
     assert not majority_in_order(["1", "2"], [False, True], 2)
