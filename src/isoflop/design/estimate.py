@@ -23,6 +23,9 @@ from isoflop.model.count import (
 
 ComputePrecision = Literal["float32", "bfloat16"]
 Ops = Literal["native", "torch"]
+
+FUSED_WIDTH = 16
+"""Head widths that `isoflop.model.ops.attention_float32` takes are multiples of this."""
 Recompute = Literal["none", "layers"]
 
 FLOAT32_BYTES = 4
@@ -146,7 +149,8 @@ def layer_bytes_per_token(
     (h); in float32: both norms' inputs (2d) and scales, the router's input (d), the softmax's
     sum of each head and the chosen weights; and the chosen experts' numbers as integers.
 
-    "native" keeps queries, keys and values once for each head (3d), attention's output before
+    "native" keeps queries, keys and values once for each head (3d; in float32 those of shared
+    heads once, where the head's width is a multiple of FUSED_WIDTH), attention's output before
     and after its heads are joined (2d), and the router's logits (E). "torch" keeps the joint
     projection, since values are a view of it, turned queries and keys, attention's output (d),
     the activated gate (k h), both norms' outputs before scaling (2d) and the router's logits and
@@ -159,7 +163,8 @@ def layer_bytes_per_token(
     # Two norms' scales, the router's logarithm of a sum.
     float32 = 3 * d_model + model.num_heads + top_k + 3
     if ops == "native":
-        products += 5 * d_model
+        fused = precision == "float32" and model.head_width % FUSED_WIDTH == 0
+        products += 2 * d_model + (model.query_key_value_width if fused else 3 * d_model)
         float32 += model.num_experts
     else:
         keys = model.key_value_heads * model.head_width

@@ -108,7 +108,7 @@ def test_rows_carry_every_measure_and_a_second_pass_does_not_run_pylint_again(sh
 
 def test_a_text_that_costs_too_much_is_rejected_and_the_rest_goes_on():
     # A text that pylint takes long to read, between two that it does not.
-    slow = "x = [\n" + "".join(f"    [{n}, 'a{n}', {{'k': {n}}}],\n" for n in range(30_000)) + "]\n"
+    slow = "x = [\n" + "".join(f"    [{n}, 'a{n}', {{'k': {n}}}],\n" for n in range(12_000)) + "]\n"
     config = FilterConfig(limits=Limits(cpu_seconds=1.5))
     found = ours_with(config, [GOOD_CODE, slow, GOOD_CODE])
     assert [r.pylint_score for r in found] == [10.0, None, 10.0]

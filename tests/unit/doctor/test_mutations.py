@@ -158,7 +158,8 @@ def first_micro_batch_only(patch: Patch) -> None:
 
 
 def balance_of_micro_batches(patch: Patch) -> None:
-    patch.setattr(step, "count_choices", lambda *given: None)
+    original = step.count_choices
+    patch.setattr(step, "count_choices", lambda model, parts: original(model, parts[:1]))
 
 
 def ranks_apart(patch: Patch) -> None:

@@ -45,6 +45,9 @@ def unfinished(finished, tmp_path) -> Path:
     return root
 
 
+# submitit does not wait for the processes that it starts.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.slow
 def test_runs_as_local_jobs_end_as_in_the_pool(finished, tmp_path):
     one = replace(finished.experiment, cells=finished.experiment.cells[:1])

@@ -108,7 +108,7 @@ def test_the_loss_curve_is_that_of_one_process(trained, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_expert_is_chosen_as_often_as_in_one_process(trained, name):
-    choices = train_for(1).batch_tokens * MODEL.top_k
+    choices = train_for(STEPS).batch_tokens * MODEL.top_k
     for one, many in zip(rows(trained[baseline(name)]), rows(trained[name]), strict=True):
         pairs = zip(one.expert_load, many.expert_load, strict=True)
         moved = sum(abs(a - b) for layers in pairs for a, b in zip(*layers, strict=True))
@@ -142,7 +142,7 @@ def counted(folder: Path, layout: Layout) -> list[dict]:
 
 
 def rank_step(name: str, layout: Layout) -> RankStep:
-    train = train_for(1)
+    train = train_for(STEPS)
     own = train.batch_sequences // layout.ranks
     micro = 2 if "micro" in name else own
     return RankStep(
