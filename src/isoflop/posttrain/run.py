@@ -65,7 +65,7 @@ def run_grpo(
             "runs are told from others', and only such a reward has one"
         )
     keep_freed_memory()
-    with Sandbox(limits=Limits(cpu_seconds=config.program_seconds)) as sandbox:
+    with _sandbox(config) as sandbox:
         sets = _sets(config, sandbox, None)
         if rewards is not None:
             sets = [_rewarded_by(one, rewards) for one in sets]
@@ -98,9 +98,14 @@ def run_grpo_in(
     if folder.done:
         return
     keep_freed_memory()
-    with Sandbox() as sandbox:
+    with _sandbox(config) as sandbox:
         sets = _sets(config, sandbox, own)
         _work(folder, checkpoint, tokenizer, config, sets, progress, device, device_name)
+
+
+def _sandbox(config: GrpoConfig) -> Sandbox:
+    """Where the answers' programs run, within the config's time."""
+    return Sandbox(limits=Limits(cpu_seconds=config.program_seconds))
 
 
 def _sets(config: GrpoConfig, sandbox: Sandbox, own: Mapping[str, Path] | None) -> list[ProblemSet]:
