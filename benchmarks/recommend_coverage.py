@@ -27,7 +27,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isoflop.analysis.laws.joint import joint_loss
 from isoflop.analysis.recommend.candidates import Candidate, candidates
 from isoflop.analysis.recommend.choose import Choice, Scored
 from isoflop.analysis.recommend.recommend import Recommendation, Request, recommend
@@ -36,15 +35,12 @@ from isoflop.analysis.recommend.text import SURE
 from isoflop.analysis.tables.check import check_table
 from isoflop.analysis.tables.files import raw_table
 from isoflop.analysis.tables.run_table import RunTable
-from isoflop.design.family import grid
-from isoflop.model.config import ModelConfig
 from isoflop.model.count import active_params, total_params, train_flops_per_token_megatron
+from make_example_table import QUESTIONS, SEQUENCE, lab_cells, true_loss
 
 TOKENS = (2e9, 8e9, 3.2e10)
 SEEDS = 3
 NOISE = 0.004
-QUESTIONS = 1319
-SEQUENCE = 2048
 WITHIN, BEYOND = 3e19, 3e20
 """Budgets in FLOPs; the largest run of the table takes 5.5e19."""
 
@@ -97,28 +93,11 @@ class Outcome(NamedTuple):
     surely_right: bool
 
 
-def true_loss(active: float, tokens: float, expansion: float) -> float:
-    """The joint law."""
-    return float(joint_loss(np.array([active]), np.array([tokens]), np.array([expansion]))[0])
-
-
 def draw(case: Case, seed: int) -> RunTable:
     """One laboratory's table."""
     generator = np.random.default_rng(seed)
-    base = ModelConfig(
-        vocabulary_size=32_768,
-        num_layers=12,
-        d_model=512,
-        num_heads=4,
-        d_expert=1024,
-        num_experts=4,
-        top_k=2,
-        sequence_length=SEQUENCE,
-    )
     lines = []
-    for cell in grid(
-        base, d_models=(256, 512, 768, 1024), num_experts=(4, 8, 16, 32, 64), top_ks=(2,)
-    ):
+    for cell in lab_cells():
         model, expansion = cell.model, cell.model.num_experts / cell.model.top_k
         flops = train_flops_per_token_megatron(model, SEQUENCE)
         for tokens in TOKENS:

@@ -12,6 +12,7 @@ shots: arXiv:2508.18672 appendix B and lm-evaluation-harness, humaneval and mbpp
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from isoflop.evaluate.sampling.config import Sampling
@@ -149,16 +150,10 @@ HUMANEVAL = Task(
     hub=Hub(path="openai/openai_humaneval", config=None, split="test"),
 )
 
-HUMANEVAL_PLUS = Task(
+HUMANEVAL_PLUS = replace(
+    HUMANEVAL,
     name="humaneval_plus",
-    version=1,
-    source="arXiv:2508.18672, appendix B: no shots, greedy, 1,024 tokens",
     parse=parse_humaneval_plus,
-    templates=_COMPLETE,
-    num_shots=0,
-    scorer="program",
-    sampling=_COMPLETION_SAMPLING,
-    metrics=_METRICS,
     hub=Hub(path="evalplus/humanevalplus", config=None, split="test"),
 )
 
@@ -178,16 +173,11 @@ MBPP = Task(
     shot_ids=("2", "3", "4"),
 )
 
-MBPP_PLUS = Task(
+MBPP_PLUS = replace(
+    MBPP,
     name="mbpp_plus",
-    version=1,
     source="arXiv:2508.18672, appendix B: 3 shots; here rows that MBPP+ does not ask",
     parse=parse_mbpp_plus,
-    templates=_DESCRIBE,
-    num_shots=3,
-    scorer="program",
-    sampling=_DESCRIPTION_SAMPLING,
-    metrics=_METRICS,
     hub=Hub(
         path="evalplus/mbppplus",
         config=None,
@@ -196,5 +186,4 @@ MBPP_PLUS = Task(
         shots_config="full",
         shots_split="prompt",
     ),
-    shot_ids=("2", "3", "4"),
 )

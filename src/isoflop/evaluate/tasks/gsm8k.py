@@ -125,16 +125,12 @@ GSM8K = Task(
     hub=Hub(path="openai/gsm8k", config="main", split="test", shots_split="train"),
 )
 
-GSM_PLUS = Task(
+GSM_PLUS = replace(
+    GSM8K,
     name="gsm_plus",
-    version=1,
     source="arXiv:2508.18672, appendix B: 5 shots; here from GSM8K's training rows, not its tests",
     parse=parse_gsm_plus,
-    templates=_TEMPLATES,
     num_shots=5,
-    scorer="number",
-    sampling=_SAMPLING,
-    metrics=_METRICS,
     hub=Hub(
         path="qintongli/GSM-Plus",
         config=None,
