@@ -76,12 +76,11 @@ def plan_command(
     experiment = experiment_of(name, changes)
     layout = layout_of(ranks, shard, expert_parallel)
     if workers is not None:
-        from isoflop.design.schedule import schedule_to_json, schedule_to_text, simulate
-
-        tasks = _tasks(experiment, measured, flops_per_second, ranks or 1)
-        schedule = simulate(tasks, workers)
-        write = schedule_to_json if as_json else schedule_to_text
-        typer.echo(write(schedule, price_per_hour).rstrip("\n"))
+        typer.echo(
+            _schedule(
+                experiment, workers, measured, flops_per_second, ranks or 1, price_per_hour, as_json
+            )
+        )
         return
     if measured or flops_per_second or price_per_hour:
         raise UserError("--measured, --flops-per-second, --price-per-hour: give --workers too")
@@ -134,19 +133,28 @@ def _ranks(experiment, layout, as_json: bool) -> str:  # type: ignore[no-untyped
     return rank_plan_to_json(rows) if as_json else rank_plan_to_table(rows)
 
 
-def _tasks(experiment, measured: Path | None, flops_per_second: float | None, ranks: int):  # type: ignore[no-untyped-def]
-    """Every run with its seconds, in the order in which a study starts them."""
-    from isoflop.design.schedule import Task
+def _schedule(  # type: ignore[no-untyped-def]
+    experiment,
+    workers: int,
+    measured: Path | None,
+    flops_per_second: float | None,
+    ranks: int,
+    price_per_hour: float | None,
+    as_json: bool,
+) -> str:
+    """Every run in the order in which a study starts them, played through."""
+    from isoflop.design.schedule import Task, schedule_to_json, schedule_to_text, simulate
 
     if (measured is None) == (flops_per_second is None):
         raise UserError("--workers needs the runs' times: one of --measured and --flops-per-second")
+    around, note = (0.0, 0.0), ""
     if measured is not None:
-        from isoflop.sweep.measured import measured_seconds
+        from isoflop.sweep.measured import measure_study, run_seconds
 
-        seconds = measured_seconds(measured)
-        missing = [cell.name for cell in experiment.cells if cell.name not in seconds]
-        if missing:
-            raise UserError(f"{measured}: no finished run of {', '.join(missing)} to measure")
+        found = measure_study(measured)
+        seconds = run_seconds(found, experiment)
+        around = (found.before or 0.0, found.after or 0.0)
+        note = _measurement(found, workers)
     else:
         from isoflop.design.family import train_flops
 
@@ -158,8 +166,27 @@ def _tasks(experiment, measured: Path | None, flops_per_second: float | None, ra
             cell.name: train_flops(cell.model, **given) / (flops_per_second * ranks)
             for cell in experiment.cells
         }
-    return [
+    tasks = [
         Task(name=f"{cell.name}-s{seed}", seconds=seconds[cell.name], workers=ranks)
         for seed in experiment.seeds
         for cell in experiment.cells
     ]
+    schedule = simulate(tasks, workers, before_seconds=around[0], after_seconds=around[1])
+    if as_json:
+        return schedule_to_json(schedule, price_per_hour).rstrip("\n")
+    return schedule_to_text(schedule, price_per_hour) + note
+
+
+def _measurement(found, workers: int) -> str:  # type: ignore[no-untyped-def]
+    """What the times of a measured study do not tell."""
+    told = []
+    if found.before is None or found.after is None:
+        told.append("corpus, tokens and report are not in it: not measured in one go")
+    if found.workers is None:
+        told.append("how many runs were at work at once while it was measured is not known")
+    elif found.workers != workers:
+        told.append(
+            f"measured with {found.workers} at once: runs side by side slow each other down, by how "
+            "much is not known here"
+        )
+    return "; ".join([f"times of {found.root}", *told])
