@@ -25,6 +25,9 @@ Shard = Annotated[
 ExpertParallel = Annotated[
     int, typer.Option(min=1, help="Ranks over which experts are spread (all-to-all).")
 ]
+TensorParallel = Annotated[
+    int, typer.Option(min=1, help="Ranks that compute heads, widths and vocabulary together.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -35,14 +38,24 @@ def experiment_of(name: str, changes: list[str] | None):  # type: ignore[no-unty
     return override(load_experiment(name), *(changes or []))
 
 
-def layout_of(ranks: int | None, shard: int, expert_parallel: int):  # type: ignore[no-untyped-def]
+def layout_of(  # type: ignore[no-untyped-def]
+    ranks: int | None, shard: int, expert_parallel: int, tensor_parallel: int
+):
     """The layout that the options ask for; None without --ranks."""
     from isoflop.design.layout import Layout
 
     if ranks is not None:
-        return Layout(ranks=ranks, shard=shard, expert_parallel=expert_parallel)
-    if shard > 1 or expert_parallel > 1:
-        raise UserError("--shard and --expert-parallel spread a run over --ranks; give --ranks too")
+        return Layout(
+            ranks=ranks,
+            shard=shard,
+            expert_parallel=expert_parallel,
+            tensor_parallel=tensor_parallel,
+        )
+    if max(shard, expert_parallel, tensor_parallel) > 1:
+        raise UserError(
+            "--shard, --expert-parallel and --tensor-parallel spread a run over --ranks; give "
+            "--ranks too"
+        )
     return None
 
 
@@ -53,6 +66,7 @@ def plan_command(
     ranks: Ranks = None,
     shard: Shard = 1,
     expert_parallel: ExpertParallel = 1,
+    tensor_parallel: TensorParallel = 1,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Play the schedule through on so many workers or GPUs."),
@@ -74,7 +88,7 @@ def plan_command(
     start and end, on --ranks workers each.
     """
     experiment = experiment_of(name, changes)
-    layout = layout_of(ranks, shard, expert_parallel)
+    layout = layout_of(ranks, shard, expert_parallel, tensor_parallel)
     if workers is not None:
         typer.echo(
             _schedule(

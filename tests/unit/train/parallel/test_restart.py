@@ -19,7 +19,7 @@ from isoflop.train.loop import train_run
 from isoflop.train.parallel.state import MANIFEST
 from isoflop.train.state import RANKS_STATE
 
-MODEL = tiny_model(num_experts=8)
+MODEL = tiny_model(num_experts=8, num_heads=4, num_key_value_heads=2)
 TRAIN = tiny_train()
 """Twenty steps; a state is saved after every row."""
 TWO = Layout(ranks=2, shard=2, expert_parallel=2)
@@ -94,6 +94,23 @@ def test_a_state_of_four_ranks_is_read_by_fewer(run, whole, stopped, tmp_path, l
     assert losses(folder) == pytest.approx(losses(whole), abs=2e-5)
 
 
+TENSOR = Layout(ranks=4, shard=2, tensor_parallel=2)
+
+
+def test_a_state_in_parts_is_read_whole_and_a_whole_one_in_parts(run, whole, stopped, tmp_path):
+    parts, again = tmp_path / "parts", tmp_path / "again"
+    shutil.copytree(stopped, parts)
+    # Experts spread over ranks wrote it; heads and widths are spread now, and killed once more.
+    killed(TENSOR, run, parts, Kill(2, 15))
+    (state,) = (parts / RANKS_STATE).glob(f"*/{MANIFEST}")
+    assert json.loads(state.read_text())["layout"] == TENSOR.text()
+    shutil.copytree(parts, again)
+    run_ranks(TWO, train_rank, run, parts)
+    assert losses(parts) == pytest.approx(losses(whole), abs=2e-5)
+    run_ranks(TENSOR, train_rank, run, again)
+    assert losses(again) == pytest.approx(losses(whole), abs=2e-5)
+
+
 @pytest.mark.parametrize("damage", ["missing", "torn", "of another run"])
 def test_a_damaged_state_is_told(run, stopped, tmp_path, damage):
     folder = tmp_path / "run"
@@ -121,4 +138,4 @@ def test_one_process_and_ranks_do_not_take_each_others_states(run, stopped, tmp_
     torch.set_num_threads(1)
     with pytest.raises(UserError, match=r"begun by several ranks; go on with --ranks"):
         train_run(run, folder, lambda *_: None)
-    assert OneProcess(run.model, run.train, 0, "cpu", folder).ranks.size == 1
+    assert OneProcess(run.model, run.train, 0, "cpu", folder).ranks.parts == 1
