@@ -31,6 +31,8 @@ from isoflop.train.state import RANKS_STATE, ROW_FILES, STATE_FILE, drop_later_r
 
 MANIFEST = "state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+CUT_SHORT = "unexpected pos"
+"""In what PyTorch says of a write that ended early; it does not say why."""
 REMEDY = "delete it to go on from the state before it, or from the start"
 
 
@@ -181,4 +183,7 @@ def _like(weight: DTensor, part: Tensor) -> DTensor:
 
 def _told(error: CheckpointException, place: Path, what: str) -> UserError:
     rank, (cause, _) = next(iter(error.failures.items()))
-    return UserError(f"{place}: rank {rank}: {cause}; the state could not be {what}")
+    told = str(cause)
+    if CUT_SHORT in told:
+        told = "no space left, or a limit on the length of files: what was written is cut short"
+    return UserError(f"{place}: rank {rank}: {told}; the state could not be {what}")
