@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +102,31 @@ def train_rank(
     with joined(layout, torch.device("cpu"), PATIENCE_SECONDS, os.environ["MEETING"]) as ranks:
         computation = ManyProcesses(run.model, run.train, run.seed, ranks, folder)
         train_run(run, folder, progress, computation)
+
+
+def train_slow_rank(
+    rank: int, layout: Layout, run: TrainingRun, folder: Path, patience_seconds: float
+) -> None:
+    """Train a run whose last rank stops working for three times as long as the others wait."""
+
+    def progress(done: int, total: int, speed: float) -> None:
+        if rank == layout.ranks - 1:
+            time.sleep(3 * patience_seconds)
+
+    with joined(layout, torch.device("cpu"), patience_seconds, os.environ["MEETING"]) as ranks:
+        computation = ManyProcesses(run.model, run.train, run.seed, ranks, folder)
+        train_run(run, folder, progress, computation)
+
+
+def train_without_space(
+    rank: int, layout: Layout, run: TrainingRun, folder: Path, full: int, num_bytes: int
+) -> None:
+    """Train a run of which one rank's node takes no file longer than `num_bytes`."""
+    if rank == full:
+        # Else the kernel ends the process instead of refusing the write.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+    train_rank(rank, layout, run, folder)
 
 
 def train_layouts(rank: int, outer: Layout, cases: list[tuple[Layout, TrainingRun, Path]]) -> None:

@@ -18,6 +18,7 @@ from isoflop.bench.commands import app as bench_app
 from isoflop.commands.evaluate import app as evaluate_app
 from isoflop.commands.export import export_command
 from isoflop.commands.grpo import app as grpo_app
+from isoflop.commands.megatron import MegatronOptions, import_log_command, run_on_megatron
 from isoflop.commands.plan import (
     AsJson,
     Changes,
@@ -25,6 +26,7 @@ from isoflop.commands.plan import (
     Name,
     Ranks,
     Shard,
+    TensorParallel,
     experiment_of,
     layout_of,
     plan_command,
@@ -38,6 +40,7 @@ from isoflop.commands.status import (
 )
 from isoflop.config import UserError
 from isoflop.corpus.commands import app as corpus_app
+from isoflop.records import CellState
 from isoflop.terminal import output_console
 
 app = typer.Typer(
@@ -58,6 +61,7 @@ app.command("figure")(figure_command)
 app.command("export")(export_command)
 app.command("status")(status_command)
 app.command("plan")(plan_command)
+app.command("import-log")(import_log_command)
 
 
 @app.command("list")
@@ -92,25 +96,42 @@ def run(
     ranks: Ranks = None,
     shard: Shard = 1,
     expert_parallel: ExpertParallel = 1,
+    tensor_parallel: TensorParallel = 1,
     launcher: LauncherOption = Launcher.POOL,
     slurm: SlurmOptions = None,
+    megatron: MegatronOptions = None,
 ) -> None:
     """Run or resume a study; ends with a report."""
-    from isoflop.sweep.run import run_study
-
     experiment = experiment_of(name, changes)
     root = out / experiment.name
+    options = slurm_options(launcher, slurm)
+    if launcher is Launcher.MEGATRON:
+        if layout_of(ranks, shard, expert_parallel, tensor_parallel) or workers or mirror:
+            raise UserError(
+                "--workers, --ranks and --mirror are not of --launcher megatron; see --megatron"
+            )
+        _end(run_on_megatron(experiment, root, megatron))
+        return
+    if megatron:
+        raise UserError("--megatron is of --launcher megatron; give that too")
+    from isoflop.sweep.run import run_study
+
     states = run_study(
         experiment,
         root,
         num_workers=workers,
         mirrors=tuple(mirror or ()),
         command=("isoflop", *sys.argv[1:]),
-        layout=layout_of(ranks, shard, expert_parallel),
+        layout=layout_of(ranks, shard, expert_parallel, tensor_parallel),
         launcher=launcher.value,
-        slurm_options=slurm_options(launcher, slurm),
+        slurm_options=options,
     )
     typer.echo(f"{root / 'report.html'}\n{root / 'table.csv'}")
+    _end(states)
+
+
+def _end(states: list[CellState]) -> None:
+    """Tell what is not done, and end with status 1 if anything is."""
     failed = [state for state in states if state.state != "done"]
     for state in failed:
         typer.echo(f"{state.run} {state.state}: {state.reason}", err=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from isoflop.commands import grpo
+from isoflop.commands.megatron import layouts
 from isoflop.config import UserError
 
 
@@ -99,49 +100,14 @@ def export_command(
         _export_hf(source, directory, dtype, tokenizer, end_of_text, max_shard_bytes)
         return
     from isoflop.megatron.export import export_megatron
+    from isoflop.sweep.study import read_study_map
 
     sizes = (pipeline_parallel, expert_parallel, micro_batch_sequences)
-    layout_of = _layouts(source, nodes, gpus_per_node, gpu_memory_gb, sizes)
+    train = read_study_map(source).experiment.train
+    layout_of = layouts(train, nodes, gpus_per_node, gpu_memory_gb, sizes)
     done = export_megatron(source, directory, layout_of, cell=cell, save_steps=save_interval)
     scripts = "\n".join(map(str, done.scripts))
     typer.echo(f"{directory / 'data'}: {done.num_tokens:,} training tokens\n{scripts}")
-
-
-def _layouts(  # type: ignore[no-untyped-def]
-    study: Path,
-    nodes: int,
-    gpus_per_node: int,
-    gpu_memory_gb: float,
-    sizes: tuple[int | None, int | None, int | None],
-):
-    """The layout of each cell: that asked for, if any size is given, else chosen from memory."""
-    from isoflop.design.family import Cell
-    from isoflop.megatron.layout import MegatronLayout, choose_layout
-    from isoflop.sweep.study import read_study_map
-
-    train = read_study_map(study).experiment.train
-
-    def layout_of(one: Cell) -> MegatronLayout:
-        if any(sizes):
-            pipeline, expert, micro = (size or 1 for size in sizes)
-            return MegatronLayout(
-                nodes=nodes,
-                gpus_per_node=gpus_per_node,
-                pipeline_parallel=pipeline,
-                expert_parallel=expert,
-                micro_batch_sequences=micro,
-            )
-        return choose_layout(
-            one.model,
-            nodes=nodes,
-            gpus_per_node=gpus_per_node,
-            gpu_memory_bytes=gpu_memory_gb * 1e9,
-            batch_sequences=train.batch_sequences,
-            sequence_length=train.sequence_length,
-            cell=one.name,
-        )
-
-    return layout_of
 
 
 def _export_hf(

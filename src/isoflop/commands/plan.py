@@ -25,6 +25,9 @@ Shard = Annotated[
 ExpertParallel = Annotated[
     int, typer.Option(min=1, help="Ranks over which experts are spread (all-to-all).")
 ]
+TensorParallel = Annotated[
+    int, typer.Option(min=1, help="Ranks that compute heads, widths and vocabulary together.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -35,14 +38,24 @@ def experiment_of(name: str, changes: list[str] | None):  # type: ignore[no-unty
     return override(load_experiment(name), *(changes or []))
 
 
-def layout_of(ranks: int | None, shard: int, expert_parallel: int):  # type: ignore[no-untyped-def]
+def layout_of(  # type: ignore[no-untyped-def]
+    ranks: int | None, shard: int, expert_parallel: int, tensor_parallel: int
+):
     """The layout that the options ask for; None without --ranks."""
     from isoflop.design.layout import Layout
 
     if ranks is not None:
-        return Layout(ranks=ranks, shard=shard, expert_parallel=expert_parallel)
-    if shard > 1 or expert_parallel > 1:
-        raise UserError("--shard and --expert-parallel spread a run over --ranks; give --ranks too")
+        return Layout(
+            ranks=ranks,
+            shard=shard,
+            expert_parallel=expert_parallel,
+            tensor_parallel=tensor_parallel,
+        )
+    if max(shard, expert_parallel, tensor_parallel) > 1:
+        raise UserError(
+            "--shard, --expert-parallel and --tensor-parallel spread a run over --ranks; give "
+            "--ranks too"
+        )
     return None
 
 
@@ -53,6 +66,7 @@ def plan_command(
     ranks: Ranks = None,
     shard: Shard = 1,
     expert_parallel: ExpertParallel = 1,
+    tensor_parallel: TensorParallel = 1,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Play the schedule through on so many workers or GPUs."),
@@ -74,14 +88,13 @@ def plan_command(
     start and end, on --ranks workers each.
     """
     experiment = experiment_of(name, changes)
-    layout = layout_of(ranks, shard, expert_parallel)
+    layout = layout_of(ranks, shard, expert_parallel, tensor_parallel)
     if workers is not None:
-        from isoflop.design.schedule import schedule_to_json, schedule_to_text, simulate
-
-        tasks = _tasks(experiment, measured, flops_per_second, ranks or 1)
-        schedule = simulate(tasks, workers)
-        write = schedule_to_json if as_json else schedule_to_text
-        typer.echo(write(schedule, price_per_hour).rstrip("\n"))
+        typer.echo(
+            _schedule(
+                experiment, workers, measured, flops_per_second, ranks or 1, price_per_hour, as_json
+            )
+        )
         return
     if measured or flops_per_second or price_per_hour:
         raise UserError("--measured, --flops-per-second, --price-per-hour: give --workers too")
@@ -134,19 +147,28 @@ def _ranks(experiment, layout, as_json: bool) -> str:  # type: ignore[no-untyped
     return rank_plan_to_json(rows) if as_json else rank_plan_to_table(rows)
 
 
-def _tasks(experiment, measured: Path | None, flops_per_second: float | None, ranks: int):  # type: ignore[no-untyped-def]
-    """Every run with its seconds, in the order in which a study starts them."""
-    from isoflop.design.schedule import Task
+def _schedule(  # type: ignore[no-untyped-def]
+    experiment,
+    workers: int,
+    measured: Path | None,
+    flops_per_second: float | None,
+    ranks: int,
+    price_per_hour: float | None,
+    as_json: bool,
+) -> str:
+    """Every run in the order in which a study starts them, played through."""
+    from isoflop.design.schedule import Task, schedule_to_json, schedule_to_text, simulate
 
     if (measured is None) == (flops_per_second is None):
         raise UserError("--workers needs the runs' times: one of --measured and --flops-per-second")
+    around, note = (0.0, 0.0), ""
     if measured is not None:
-        from isoflop.sweep.measured import measured_seconds
+        from isoflop.sweep.measured import measure_study, run_seconds
 
-        seconds = measured_seconds(measured)
-        missing = [cell.name for cell in experiment.cells if cell.name not in seconds]
-        if missing:
-            raise UserError(f"{measured}: no finished run of {', '.join(missing)} to measure")
+        found = measure_study(measured)
+        seconds = run_seconds(found, experiment)
+        around = (found.before or 0.0, found.after or 0.0)
+        note = _measurement(found, workers)
     else:
         from isoflop.design.family import train_flops
 
@@ -158,8 +180,27 @@ def _tasks(experiment, measured: Path | None, flops_per_second: float | None, ra
             cell.name: train_flops(cell.model, **given) / (flops_per_second * ranks)
             for cell in experiment.cells
         }
-    return [
+    tasks = [
         Task(name=f"{cell.name}-s{seed}", seconds=seconds[cell.name], workers=ranks)
         for seed in experiment.seeds
         for cell in experiment.cells
     ]
+    schedule = simulate(tasks, workers, before_seconds=around[0], after_seconds=around[1])
+    if as_json:
+        return schedule_to_json(schedule, price_per_hour).rstrip("\n")
+    return schedule_to_text(schedule, price_per_hour) + note
+
+
+def _measurement(found, workers: int) -> str:  # type: ignore[no-untyped-def]
+    """What the times of a measured study do not tell."""
+    told = []
+    if found.before is None or found.after is None:
+        told.append("corpus, tokens and report are not in it: not measured in one go")
+    if found.workers is None:
+        told.append("how many runs were at work at once while it was measured is not known")
+    elif found.workers != workers:
+        told.append(
+            f"measured with {found.workers} at once: runs side by side slow each other down, by how "
+            "much is not known here"
+        )
+    return "; ".join([f"times of {found.root}", *told])

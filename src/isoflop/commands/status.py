@@ -17,12 +17,14 @@ class Launcher(StrEnum):
     POOL = "pool"
     SLURM = "slurm"
     LOCAL_JOBS = "local-jobs"
+    MEGATRON = "megatron"
 
 
 LauncherOption = Annotated[
     Launcher,
     typer.Option(
-        help="pool: processes here. slurm: a job a run. local-jobs: the same jobs here, to try."
+        help="pool: processes here. slurm: a job a run. local-jobs: the same jobs here, to try. "
+        "megatron: trained by Megatron-LM, one after another."
     ),
 ]
 SlurmOptions = Annotated[
@@ -47,7 +49,7 @@ def slurm_options(launcher: Launcher, given: list[str] | None) -> dict[str, str]
         if not (key and sign and value):
             raise UserError(f"--slurm {one!r} must be KEY=VALUE, e.g. partition=gpu")
         options[key] = value
-    if options and launcher is Launcher.POOL:
+    if options and launcher not in (Launcher.SLURM, Launcher.LOCAL_JOBS):
         raise UserError("--slurm is of --launcher slurm; give that too")
     return options
 

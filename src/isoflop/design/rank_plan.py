@@ -50,7 +50,7 @@ def plan_ranks(
     if not cells:
         raise UserError("a plan needs at least one cell")
     micro = layout.micro_batch_sequences(batch_sequences, micro_batch_sequences, step.balance_scope)
-    micro_batches = batch_sequences // layout.ranks // micro
+    micro_batches = batch_sequences // layout.data_parallel // micro
     own = dataclasses.replace(step, micro_batch_sequences=micro, micro_batches=micro_batches)
     rows = []
     for cell in cells:

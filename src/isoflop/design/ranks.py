@@ -30,6 +30,9 @@ from isoflop.model.config import ModelConfig
 GATHERED_LAYERS = 2
 """Layers whole at once: the one that computes and, in the backward pass, the one fetched ahead."""
 
+LOSS_NUMBERS = 3
+"""Of a token, summed over parts of the vocabulary: greatest logit, total, logit of the target."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankStep:
@@ -91,44 +94,75 @@ class RankTraffic:
 
 
 @dataclass(frozen=True)
+class _Weight:
+    """One matrix or vector as a rank has it before it is cut further."""
+
+    shape: tuple[int, ...]
+    kept: int | None = None
+    """The dimension along which other ranks have the rest."""
+
+    def part_numbers(self, parts: int) -> int:
+        """Numbers of the largest part, which decide the buffers: the last part is padded to it."""
+        place = cut_dimension(self.shape, parts, self.kept)
+        return prod(self.shape) // self.shape[place] * ceil(self.shape[place] / parts)
+
+
+@dataclass(frozen=True)
 class _Group:
     """Weights that are gathered together."""
 
-    shapes: tuple[tuple[int, ...], ...]
+    weights: tuple[_Weight, ...]
     parts: int
     """Ranks over which they are cut."""
     replicas: int
     copies: int
     """Groups of this kind in the model."""
-    first: int = 0
-    """Dimensions before it are not cut."""
     is_root: bool = False
 
     @property
     def part_numbers(self) -> int:
-        """Numbers of the largest part, which decide the buffers: the last part is padded to it."""
-        total = 0
-        for shape in self.shapes:
-            place = cut_dimension(shape, self.parts, self.first)
-            total += prod(shape) // shape[place] * ceil(shape[place] / self.parts)
-        return total
+        """Numbers of the largest part."""
+        return sum(weight.part_numbers(self.parts) for weight in self.weights)
+
+
+def _attention(model: ModelConfig, layout: Layout) -> tuple[_Weight, ...]:
+    d_model, tensor = model.d_model, layout.tensor_parallel
+    if tensor == 1:
+        return _Weight((model.query_key_value_width, d_model)), _Weight((d_model, d_model))
+    keys = (model.query_key_value_width - d_model) // 2
+    rows = (d_model // tensor, keys // tensor, keys // tensor)
+    return *(_Weight((n, d_model), 0) for n in rows), _Weight((d_model, d_model // tensor), 1)
+
+
+def _experts(model: ModelConfig, layout: Layout) -> tuple[_Weight, ...]:
+    d_model, tensor = model.d_model, layout.tensor_parallel
+    if tensor > 1:
+        width = model.d_expert // tensor
+        gate = _Weight((model.num_experts, d_model, width), 2)
+        return gate, gate, _Weight((model.num_experts, width, d_model), 1)
+    own = model.num_experts // layout.expert_parallel
+    kept = 0 if layout.expert_parallel > 1 else None
+    shapes = (own, d_model, 2 * model.d_expert), (own, model.d_expert, d_model)
+    return tuple(_Weight(shape, kept) for shape in shapes)
 
 
 def _groups(model: ModelConfig, layout: Layout) -> Iterator[_Group]:
-    d_model, experts = model.d_model, model.num_experts
-    attention = ((model.query_key_value_width, d_model), (d_model, d_model))
-    shared = ((d_model,), (d_model,), *attention, (experts, d_model))
-    own = experts // layout.expert_parallel
-    matrices = ((own, d_model, 2 * model.d_expert), (own, model.d_expert, d_model))
+    d_model = model.d_model
+    norm = _Weight((d_model,))
+    router = _Weight((model.num_experts, d_model))
+    shared = (norm, norm, *_attention(model, layout), router)
+    experts = _experts(model, layout)
     dense = (layout.shard, layout.replicas)
     if layout.expert_parallel > 1:
         spread = (layout.expert_shard, layout.expert_replicas)
         yield _Group(shared, *dense, model.num_layers)
-        yield _Group(matrices, *spread, model.num_layers, first=1)
+        yield _Group(experts, *spread, model.num_layers)
     else:
-        yield _Group(shared + matrices, *dense, model.num_layers)
-    outside = ((model.vocabulary_size, d_model), (d_model,), (model.vocabulary_size, d_model))
-    yield _Group(outside, *dense, 1, is_root=True)
+        yield _Group(shared + experts, *dense, model.num_layers)
+    tensor = layout.tensor_parallel
+    head = _Weight((model.vocabulary_size // tensor, d_model), 0 if tensor > 1 else None)
+    embedding = _Weight((model.vocabulary_size, d_model))
+    yield _Group((embedding, norm, head), *dense, 1, is_root=True)
 
 
 def estimate_rank_memory(model: ModelConfig, layout: Layout, step: RankStep) -> RankMemory:
@@ -173,11 +207,11 @@ def estimate_rank_traffic(model: ModelConfig, layout: Layout, step: RankStep) ->
         all_to_all=round(_all_to_all(model, layout, step)),
         all_gather=round(gather),
         reduce_scatter=round(scatter),
-        all_reduce=round(reduce + _told(model, layout, step)),
+        all_reduce=round(reduce + _told(model, layout, step) + _together(model, layout, step)),
     )
 
 
-def _all_reduced(num_bytes: int, ranks: int) -> float:
+def _all_reduced(num_bytes: int | float, ranks: int) -> float:
     return 2 * num_bytes * (ranks - 1) / ranks
 
 
@@ -195,9 +229,29 @@ def _all_to_all(model: ModelConfig, layout: Layout, step: RankStep) -> float:
     return model.num_layers * leaving * (exchanges * rows + forward * counts)
 
 
+def _together(model: ModelConfig, layout: Layout, step: RankStep) -> float:
+    """Sums by which tensor-parallel ranks compute one model together.
+
+    Forward: what attention and experts answer, and three numbers a token of the loss. Backward:
+    the gradients of what attention, experts and head read, and of the experts' weights.
+    """
+    tensor = layout.tensor_parallel
+    if tensor == 1:
+        return 0.0
+    tokens = step.micro_batch_sequences * step.sequence_length
+    stream = tokens * model.d_model * COMPUTE_BYTES[step.precision]
+    again = step.micro_batches if step.recompute == "layers" else 0
+    forward = (step.micro_batches + step.counting_passes + again) * 2 * model.num_layers * stream
+    chosen = tokens * model.top_k * FLOAT32_BYTES
+    backward = model.num_layers * (2 * stream + chosen) + stream
+    loss = LOSS_NUMBERS * tokens * FLOAT32_BYTES
+    return _all_reduced(forward + step.micro_batches * (backward + loss), tensor)
+
+
 def _told(model: ModelConfig, layout: Layout, step: RankStep) -> float:
-    """Small sums over all ranks: loss, router losses, gradient norm, expert counts."""
+    """Small sums: loss, router losses and expert counts over parts of the batch; gradient norm over all."""
     counts = INT64_BYTES * model.num_layers * model.num_experts
     times = 2 if step.balance_scope == "global" else 1
-    floats = FLOAT32_BYTES * (1 + 2 * model.num_layers + 1)
-    return _all_reduced(floats + times * counts, layout.ranks)
+    floats = FLOAT32_BYTES * (1 + 2 * model.num_layers)
+    own = _all_reduced(floats + times * counts, layout.data_parallel)
+    return own + _all_reduced(FLOAT32_BYTES, layout.ranks)

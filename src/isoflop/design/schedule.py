@@ -2,7 +2,7 @@
 
 The rule is that of `isoflop.sweep.pool`: runs in the order of the study, each as soon as enough
 workers are free, none overtaken. Wall time and cost follow from each run's seconds, which are
-measured (`measured_seconds`), or estimated from FLOPs (`isoflop.design.estimate`).
+measured (`isoflop.sweep.measured`), or estimated from FLOPs (`isoflop.design.estimate`).
 """
 
 import heapq
@@ -43,11 +43,13 @@ class Schedule:
 
     runs: tuple[ScheduledRun, ...]
     workers: int
+    after_seconds: float = 0.0
+    """For tables and report, when the last run has ended."""
 
     @property
     def wall_seconds(self) -> float:
-        """Until the last run ends."""
-        return max(run.end_seconds for run in self.runs)
+        """From the call to its end."""
+        return max(run.end_seconds for run in self.runs) + self.after_seconds
 
     @property
     def worker_seconds(self) -> float:
@@ -61,8 +63,18 @@ class Schedule:
         return self.worker_seconds / whole if whole else 1.0
 
 
-def simulate(tasks: Sequence[Task], workers: int) -> Schedule:
+def simulate(
+    tasks: Sequence[Task],
+    workers: int,
+    *,
+    before_seconds: float = 0.0,
+    after_seconds: float = 0.0,
+) -> Schedule:
     """Play the tasks through in their order.
+
+    Args:
+        before_seconds: for corpus and tokens, before the first run starts.
+        after_seconds: for tables and report, when the last run has ended.
 
     Raises:
         UserError: no tasks, or one that needs more workers than there are.
@@ -70,7 +82,7 @@ def simulate(tasks: Sequence[Task], workers: int) -> Schedule:
     if not tasks or workers < 1:
         raise UserError(f"a schedule needs runs and workers, got {len(tasks)} and {workers}")
     ends: list[tuple[float, int]] = []
-    free, now = workers, 0.0
+    free, now = workers, before_seconds
     runs = []
     for task in tasks:
         if not 1 <= task.workers <= workers:
@@ -86,7 +98,7 @@ def simulate(tasks: Sequence[Task], workers: int) -> Schedule:
         runs.append(
             ScheduledRun(name=task.name, workers=task.workers, start_seconds=now, end_seconds=end)
         )
-    return Schedule(runs=tuple(runs), workers=workers)
+    return Schedule(runs=tuple(runs), workers=workers, after_seconds=after_seconds)
 
 
 def schedule_to_json(schedule: Schedule, price_per_hour: float | None = None) -> str:

@@ -21,6 +21,7 @@ from isoflop.sweep.ledger import (
     run_state,
     write_ledger,
 )
+from isoflop.sweep.measured import PREPARE, REPORT, Spans
 from isoflop.sweep.mirror import Mirror, open_mirror
 from isoflop.sweep.pool import RunProgress, run_pool, visible_gpus
 from isoflop.sweep.progress import open_progress
@@ -72,17 +73,20 @@ def run_study(
         write_study_map(study, root)
         write_text(root / COMMAND_FILE, json.dumps(list(command)) + "\n")
         opened = [open_mirror(kind, root) for kind in mirrors]
-        prepare(
-            study,
-            root,
-            lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
-        )
+        workers = num_workers or max(1, default_workers() // (layout.ranks if layout else 1))
+        spans = Spans(study, root, workers)
+        fresh = not any(study.folder(root, stage).done for stage in study.corpora + study.tokens)
+        with spans.part(PREPARE, whole=fresh):
+            prepare(
+                study,
+                root,
+                lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
+            )
         pending = [
             number
             for number, run in enumerate(study.runs)
             if run_state(study, root, run).state != "done"
         ]
-        workers = num_workers or max(1, default_workers() // (layout.ranks if layout else 1))
 
         def start(tell: Callable[[RunProgress], None], tick: Callable[[], None]) -> None:
             if launcher == "pool":
@@ -91,8 +95,9 @@ def run_study(
                 cluster: Cluster = "slurm" if launcher == "slurm" else "local"
                 run_jobs(study, root, pending, cluster, slurm_options or {}, tell, tick, layout)
 
-        _run_pending(study, root, pending, start, opened, console)
-        return _write_results(study, root)
+        _run_pending(study, root, pending, start, opened, console, spans)
+        with spans.part(REPORT, whole=bool(pending)):
+            return _write_results(study, root)
 
 
 def check_layout(experiment: Experiment, layout: Layout) -> None:
@@ -145,6 +150,7 @@ def _run_pending(
     start: Callable[[Callable[[RunProgress], None], Callable[[], None]], None],
     mirrors: list[Mirror],
     console: Console,
+    spans: Spans,
 ) -> None:
     for number in pending:
         clear_failure(root, study.runs[number])
@@ -152,6 +158,10 @@ def _run_pending(
 
     def tell(said: RunProgress) -> None:
         progress.tell(said)
+        if said.stage == "start":
+            spans.start(said.run)
+        elif said.stage == "done":
+            spans.done(said.run)
         if said.stage == "failed":
             record_failure(root, study.runs[said.run], said.reason or "no reason given")
 

@@ -145,7 +145,7 @@ def train_run(
 def _step(run: TrainingRun, computation: Computation, step: int) -> StepResult:
     """The optimiser step over one batch, of which each rank reads its own part."""
     ranks = computation.ranks
-    batch = run.mixture.batch(step - 1, part=ranks.rank, parts=ranks.size)
+    batch = run.mixture.batch(step - 1, part=ranks.part, parts=ranks.parts)
     numbers = batch.document_numbers if run.train.reset_attention else None
     result = computation.step(batch.tokens, numbers)
     if not (math.isfinite(result.train_loss) and math.isfinite(result.gradient_norm)):
@@ -214,8 +214,8 @@ def validate(
     """Mean next-token loss over all tokens, and its standard error over sequences of equal length."""
     count, length = len(held.sequences), len(held.sequences[0]) - 1
     # Ranks compute together, so all of them as often: those without a sequence repeat the first.
-    own = [n if n < count else 0 for n in range(ranks.rank, count + ranks.size - 1, ranks.size)]
-    own = own[: -(-count // ranks.size)]
+    own = [n if n < count else 0 for n in range(ranks.part, count + ranks.parts - 1, ranks.parts)]
+    own = own[: -(-count // ranks.parts)]
     device = next(model.parameters()).device
     found = torch.zeros(count, dtype=torch.float64, device=device)
     for start in range(0, len(own), VALIDATION_BATCH_SEQUENCES):
@@ -227,7 +227,7 @@ def validate(
             documents = torch.from_numpy(numbers).to(device)
         losses, _ = model.token_losses(batch[:, :-1], batch[:, 1:], documents=documents)
         for place, number in enumerate(rows):
-            if start + place < len(range(ranks.rank, count, ranks.size)):
+            if start + place < len(range(ranks.part, count, ranks.parts)):
                 found[number] = losses[place].double().sum()
     sums = ranks.total(found).tolist()
     means = np.array(sums) / length

@@ -15,11 +15,13 @@ class Ranks:
 
     rank: int = 0
     """Number of this process; 0 writes the rows."""
-    size: int = 1
-    """Processes of the run."""
+    part: int = 0
+    """Which part of each batch this process trains on."""
+    parts: int = 1
+    """Parts of a batch that are trained on at once."""
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum over all ranks, the same bits on each."""
+        """The sum over all parts of the batch, the same bits on each rank."""
         return value
 
     def agree(self, flag: bool) -> bool:

@@ -90,13 +90,13 @@ def train_step(
     batch_counts = None
     if config.balance_scope == "global" and len(micro_batches) > 1:
         batch_counts = ranks.total(count_choices(model, micro_batches))
-    parts = len(micro_batches) * ranks.size
+    parts = len(micro_batches) * ranks.parts
     sums = torch.zeros((), device=tokens.device)
     balance, z, counts = [], [], []
     for place, part in enumerate(micro_batches):
         ranks.before_backward(last=place == len(micro_batches) - 1)
         loss, router = model.mean_loss(part.inputs, part.targets, documents=part.documents)
-        if config.balance_scope == "global" and batch_counts is None and ranks.size > 1:
+        if config.balance_scope == "global" and batch_counts is None and ranks.parts > 1:
             batch_counts = ranks.total(router.expert_counts)
         balance.append(balance_loss(router, config.balance_scope, batch_counts))
         z.append(z_loss(router))

@@ -57,6 +57,12 @@ def test_one_worker_needs_the_sum(seconds):
     assert simulate(tasks(seconds), 1).wall_seconds == pytest.approx(sum(seconds))
 
 
+def test_what_lies_around_the_runs_is_no_workers_time():
+    schedule = simulate(tasks([3, 5]), 1, before_seconds=10.0, after_seconds=2.0)
+    assert [run.start_seconds for run in schedule.runs] == [10, 13]
+    assert (schedule.wall_seconds, schedule.worker_seconds) == (20, 8)
+
+
 @pytest.mark.parametrize(
     ("given_tasks", "workers", "told"),
     [

@@ -32,7 +32,7 @@ class _TrainingRanks(Ranks):
     """The ranks, with the gradients of the model that they train."""
 
     def __init__(self, ranks: OverRanks, gradients: ShardedGradients):
-        self.rank, self.size = ranks.rank, ranks.size
+        self.rank, self.part, self.parts = ranks.rank, ranks.part, ranks.parts
         self._ranks, self._gradients = ranks, gradients
 
     def total(self, value: Tensor) -> Tensor:

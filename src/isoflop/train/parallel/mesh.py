@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 600.0
 """How long a rank waits for the others in one exchange before the run ends; one that was killed is
 noticed at once. Chosen: longer than a kept checkpoint takes to write."""
 
-DENSE_AXES = ("replicate", "shard")
+DENSE_AXES = ("replicate", "shard", "tensor")
 EXPERT_AXES = ("expert_replicate", "expert_shard", "expert")
 
 
@@ -32,7 +32,7 @@ class Meshes:
     """The ranks as grids of devices, see `Layout`."""
 
     dense: DeviceMesh
-    """replicate x shard: the weights that all tokens use."""
+    """replicate x shard x tensor: the weights that all tokens use."""
     experts: DeviceMesh
     """expert_replicate x expert_shard x expert."""
     device: torch.device
@@ -43,18 +43,30 @@ class OverRanks(Ranks):
 
     def __init__(self, layout: Layout, device: torch.device):
         self.layout = layout
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.rank = dist.get_rank()
+        self.part, self.parts = self.rank // layout.tensor_parallel, layout.data_parallel
         kind = device.type
-        dense = (layout.replicas, layout.shard)
+        dense = (layout.replicas, layout.shard, layout.tensor_parallel)
         experts = (layout.expert_replicas, layout.expert_shard, layout.expert_parallel)
         self.meshes = Meshes(
             init_device_mesh(kind, dense, mesh_dim_names=DENSE_AXES),
             init_device_mesh(kind, experts, mesh_dim_names=EXPERT_AXES),
             device,
         )
+        self._data_group = None
+        if layout.tensor_parallel > 1:
+            sizes = (layout.data_parallel, layout.tensor_parallel)
+            data = init_device_mesh(kind, sizes, mesh_dim_names=("data", "together"))["data"]
+            self._data_group = data.get_group()
 
     def total(self, value: Tensor) -> Tensor:
         """See Ranks."""
+        summed = value.detach().clone()
+        dist.all_reduce(summed, group=self._data_group)
+        return summed
+
+    def total_of_all(self, value: Tensor) -> Tensor:
+        """The sum over all ranks, also those that share a part of the batch."""
         summed = value.detach().clone()
         dist.all_reduce(summed)
         return summed

@@ -8,6 +8,7 @@ Source: PyTorch FSDP2 (`torch.distributed.fsdp.fully_shard`), ZeRO stage 3 (arXi
 with `shard` 1 it is data parallelism with one all-reduce a step.
 """
 
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -25,7 +26,9 @@ from isoflop.model.moe import ExpertsImplementation
 from isoflop.model.router import RouterStatistics
 from isoflop.model.transformer import Layer, Transformer
 from isoflop.train.parallel.experts import SpreadExperts
+from isoflop.train.parallel.fused import fuse
 from isoflop.train.parallel.mesh import OverRanks
+from isoflop.train.parallel.tensor import TensorHead, spread_layer
 
 # True of our layers' answers, on which nothing works in place.
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
@@ -40,13 +43,14 @@ class ShardedModel(nn.Module):
     All methods of the model go through `forward`, where FSDP gathers the weights.
     """
 
-    def __init__(self, model: Transformer):
+    def __init__(self, model: Transformer, head: TensorHead | None = None):
         super().__init__()
         self.model = model
+        self._methods = head or model
 
     def forward(self, method: str, *given: Any, **named: Any) -> Any:
         """Call a method of the model."""
-        return getattr(self.model, method)(*given, **named)
+        return getattr(self._methods, method)(*given, **named)
 
     def mean_loss(
         self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None
@@ -87,14 +91,18 @@ def shard_model(
     model: Transformer, ranks: OverRanks, experts: ExpertsImplementation
 ) -> ShardedModel:
     """Spread a model that is the same on every rank; it must not be used by itself afterwards."""
-    meshes = ranks.meshes
+    meshes, layout = ranks.meshes, ranks.layout
+    dense = meshes.dense["replicate", "shard"]
     for layer in model.layers:
         assert isinstance(layer, Layer)
-        if ranks.layout.expert_parallel > 1:
+        if layout.tensor_parallel > 1:
+            spread_layer(layer, meshes.dense["tensor"], experts)
+        elif layout.expert_parallel > 1:
             _spread_experts(layer, meshes.experts, experts)
-        _cut(layer, meshes.dense)
-    whole = ShardedModel(model)
-    _cut(whole, meshes.dense)
+        _cut(layer, dense)
+    head = TensorHead(model, meshes.dense["tensor"]) if layout.tensor_parallel > 1 else None
+    whole = ShardedModel(model, head)
+    _cut(whole, dense)
     for module in whole.modules():
         if isinstance(module, FSDPModule):
             # Each rank's loss is its share of the batch's, see train_step: gradients add up.
@@ -103,14 +111,19 @@ def shard_model(
     return whole
 
 
-def _cut(module: nn.Module, mesh: DeviceMesh, first: int = 0) -> None:
+def _cut(module: nn.Module, mesh: DeviceMesh) -> None:
     """Let FSDP2 hold this module's own weights, cut over the last axis of the mesh."""
     parts = mesh.size(mesh.ndim - 1)
-    fully_shard(
-        module,
-        mesh=mesh,
-        shard_placement_fn=lambda weight: Shard(cut_dimension(tuple(weight.shape), parts, first)),
-    )
+
+    def place(weight: nn.Parameter) -> Shard:
+        kept = None
+        if isinstance(weight, DTensor):
+            (spread,) = weight.placements
+            assert isinstance(spread, Shard)
+            kept = spread.dim
+        return Shard(cut_dimension(tuple(weight.shape), parts, kept))
+
+    fully_shard(module, mesh=mesh, shard_placement_fn=place)
 
 
 def _spread_experts(layer: Layer, mesh: DeviceMesh, experts: ExpertsImplementation) -> None:
@@ -126,7 +139,7 @@ def _spread_experts(layer: Layer, mesh: DeviceMesh, experts: ExpertsImplementati
     for name in ("gate_up", "down"):
         moe.register_parameter(name, None)
     setattr(moe, SPREAD_NAME, spread)
-    _cut(spread, mesh["expert_replicate", "expert_shard"], first=1)
+    _cut(spread, mesh["expert_replicate", "expert_shard"])
 
 
 class ShardedGradients:
@@ -158,17 +171,19 @@ class ShardedGradients:
             assert isinstance(gradient, DTensor)
             part = gradient.to_local()
             self.local[name].grad = part
-            squares += part.square().sum() / _copies(gradient)
-        return self._ranks.total(squares).sqrt()
+            squares += part.square().sum() / _copies(gradient, self._ranks.layout.ranks)
+        return self._ranks.total_of_all(squares).sqrt()
 
 
-def _copies(tensor: DTensor) -> int:
-    """Ranks that hold the same part."""
+def _copies(tensor: DTensor, ranks: int) -> int:
+    """Of all ranks, those that hold the same part."""
     sizes: Iterable[int] = tensor.device_mesh.shape
-    copies = 1
-    for size, placement in zip(sizes, tensor.placements, strict=True):
-        copies *= size if placement.is_replicate() else 1
-    return copies
+    parts = [
+        size
+        for size, placement in zip(sizes, tensor.placements, strict=True)
+        if not placement.is_replicate()
+    ]
+    return ranks // math.prod(parts)
 
 
 def gather_weights(model: ShardedModel) -> dict[str, Tensor]:
@@ -182,4 +197,4 @@ def gather_weights(model: ShardedModel) -> dict[str, Tensor]:
         if dist.get_rank() == 0:
             kept[name] = whole.detach().cpu()
         del whole
-    return kept
+    return fuse(kept)

@@ -17,17 +17,22 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from isoflop.config import UserError
 from isoflop.model.checkpoint import STEP_PREFIX
 from isoflop.records import flush_to_disk, read_json, write_text
+from isoflop.train.parallel.fused import read_across
 from isoflop.train.parallel.mesh import OverRanks
 from isoflop.train.parallel.model import ShardedGradients
 from isoflop.train.state import RANKS_STATE, ROW_FILES, STATE_FILE, drop_later_rows
 
 MANIFEST = "state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+CUT_SHORT = "unexpected pos"
+"""In what PyTorch says of a write that ended early; it does not say why."""
 REMEDY = "delete it to go on from the state before it, or from the start"
 
 
@@ -114,8 +119,18 @@ def _read(
             raise UserError(f"{place / name}: {what}; the state is damaged: {REMEDY}")
     step = int(manifest["step"])
     make_moments(gradients, optimizer, step)
+    tensors = _tensors(gradients, optimizer)
+    saved = FileSystemReader(place).read_metadata().state_dict_metadata
+    sizes = {
+        name: one.size for name, one in saved.items() if isinstance(one, TensorStorageMetadata)
+    }
+    other = {name: tensor for name, tensor in tensors.items() if name not in sizes}
     try:
-        state_dict_loader.load(_tensors(gradients, optimizer), checkpoint_id=place)
+        same = {name: tensor for name, tensor in tensors.items() if name in sizes}
+        state_dict_loader.load(same, checkpoint_id=place)
+        read_across(
+            other, sizes, lambda wholes: state_dict_loader.load(wholes, checkpoint_id=place)
+        )
     except CheckpointException as error:
         raise _told(error, place, f"read; {REMEDY}") from None
     return step
@@ -168,4 +183,7 @@ def _like(weight: DTensor, part: Tensor) -> DTensor:
 
 def _told(error: CheckpointException, place: Path, what: str) -> UserError:
     rank, (cause, _) = next(iter(error.failures.items()))
-    return UserError(f"{place}: rank {rank}: {cause}; the state could not be {what}")
+    told = str(cause)
+    if CUT_SHORT in told:
+        told = "no space left, or a limit on the length of files: what was written is cut short"
+    return UserError(f"{place}: rank {rank}: {told}; the state could not be {what}")

@@ -22,7 +22,7 @@ CHOICES_TOLERANCE = 2
 """Choices of a step that may fall to another expert, where two logits differ by less than rounding;
 none did when measured."""
 
-MODEL = tiny_model(num_layers=2, num_experts=8)
+MODEL = tiny_model(num_layers=2, num_experts=8, num_heads=4)
 
 
 def train_for(steps: int, **changes: object) -> TrainConfig:
@@ -48,6 +48,10 @@ CASES = {
     "replicas of sharded, experts spread": Layout(ranks=4, shard=2, expert_parallel=2),
     "sharded experts spread, short": Layout(ranks=4, shard=4, expert_parallel=2),
     "experts wider than shards, short": Layout(ranks=4, shard=2, expert_parallel=4),
+    "tensor parallel over 2": Layout(ranks=2, tensor_parallel=2),
+    "tensor parallel over 4": Layout(ranks=4, tensor_parallel=4),
+    "data parallel with tensor parallel": Layout(ranks=4, tensor_parallel=2),
+    "sharded tensor parallel, micro-batches, short": Layout(ranks=4, shard=2, tensor_parallel=2),
     "micro-batches, short": Layout(ranks=2, shard=2, expert_parallel=2),
 }
 SHORT_STEPS = 8
@@ -143,7 +147,7 @@ def counted(folder: Path, layout: Layout) -> list[dict]:
 
 def rank_step(name: str, layout: Layout) -> RankStep:
     train = train_for(STEPS)
-    own = train.batch_sequences // layout.ranks
+    own = train.batch_sequences // layout.data_parallel
     micro = 2 if "micro" in name else own
     return RankStep(
         sequence_length=train.sequence_length,

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -10,16 +11,26 @@ import pytest
 import torch
 
 from fakes import tiny_model, tiny_run, tiny_train
-from fakes_ranks import Kill, error_file, finish_ranks, run_ranks, start_ranks, train_rank
+from fakes_ranks import (
+    Kill,
+    error_file,
+    finish_ranks,
+    run_ranks,
+    start_ranks,
+    train_rank,
+    train_slow_rank,
+    train_without_space,
+)
 from isoflop.config import UserError
 from isoflop.design.layout import Layout
 from isoflop.records import StepRow, read_rows
 from isoflop.train.computation import OneProcess
 from isoflop.train.loop import train_run
+from isoflop.train.parallel.mesh import joined
 from isoflop.train.parallel.state import MANIFEST
 from isoflop.train.state import RANKS_STATE
 
-MODEL = tiny_model(num_experts=8)
+MODEL = tiny_model(num_experts=8, num_heads=4, num_key_value_heads=2)
 TRAIN = tiny_train()
 """Twenty steps; a state is saved after every row."""
 TWO = Layout(ranks=2, shard=2, expert_parallel=2)
@@ -94,6 +105,23 @@ def test_a_state_of_four_ranks_is_read_by_fewer(run, whole, stopped, tmp_path, l
     assert losses(folder) == pytest.approx(losses(whole), abs=2e-5)
 
 
+TENSOR = Layout(ranks=4, shard=2, tensor_parallel=2)
+
+
+def test_a_state_in_parts_is_read_whole_and_a_whole_one_in_parts(run, whole, stopped, tmp_path):
+    parts, again = tmp_path / "parts", tmp_path / "again"
+    shutil.copytree(stopped, parts)
+    # Experts spread over ranks wrote it; heads and widths are spread now, and killed once more.
+    killed(TENSOR, run, parts, Kill(2, 15))
+    (state,) = (parts / RANKS_STATE).glob(f"*/{MANIFEST}")
+    assert json.loads(state.read_text())["layout"] == TENSOR.text()
+    shutil.copytree(parts, again)
+    run_ranks(TWO, train_rank, run, parts)
+    assert losses(parts) == pytest.approx(losses(whole), abs=2e-5)
+    run_ranks(TENSOR, train_rank, run, again)
+    assert losses(again) == pytest.approx(losses(whole), abs=2e-5)
+
+
 @pytest.mark.parametrize("damage", ["missing", "torn", "of another run"])
 def test_a_damaged_state_is_told(run, stopped, tmp_path, damage):
     folder = tmp_path / "run"
@@ -115,10 +143,41 @@ def test_a_damaged_state_is_told(run, stopped, tmp_path, damage):
     assert told[damage] in (folder / error_file(0)).read_text()
 
 
+def test_a_node_without_space_is_told_with_its_rank_and_the_run_goes_on(run, whole, tmp_path):
+    statuses = finish_ranks(start_ranks(TWO, train_without_space, run, tmp_path, 1, 4096))
+    assert statuses == [1, 1]
+    told = (tmp_path / error_file(0)).read_text()
+    assert re.search(
+        r"UserError: .*step-\d+: rank 1: no space left, or a limit .*; the state could not be written",
+        told,
+    )
+    assert "free space and run again" in told
+    run_ranks(TWO, train_rank, run, tmp_path)
+    assert results(tmp_path) == results(whole)
+
+
+def test_a_rank_that_hangs_is_given_up_and_the_run_goes_on(run, whole, tmp_path):
+    statuses = finish_ranks(start_ranks(TWO, train_slow_rank, run, tmp_path, 8.0))
+    assert statuses == [1, 1]
+    assert re.search(r"imed out|imeout", (tmp_path / error_file(0)).read_text())
+    run_ranks(TWO, train_rank, run, tmp_path)
+    assert results(tmp_path) == results(whole)
+
+
+@pytest.mark.parametrize("started", [None, "2"])
+def test_ranks_that_are_not_the_layouts_are_told(started, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if started:
+        monkeypatch.setenv("WORLD_SIZE", started)
+    wanted = f"{started or 'no'} ranks were started, but the layout is of 4 ranks"
+    with pytest.raises(UserError, match=wanted), joined(FOUR, torch.device("cpu")):
+        pass
+
+
 def test_one_process_and_ranks_do_not_take_each_others_states(run, stopped, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(stopped, folder)
     torch.set_num_threads(1)
     with pytest.raises(UserError, match=r"begun by several ranks; go on with --ranks"):
         train_run(run, folder, lambda *_: None)
-    assert OneProcess(run.model, run.train, 0, "cpu", folder).ranks.size == 1
+    assert OneProcess(run.model, run.train, 0, "cpu", folder).ranks.parts == 1
