@@ -4,7 +4,7 @@ import gzip
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from isoflop.corpus.formats import extra
 from isoflop.corpus.rows import TextRow
@@ -16,6 +16,17 @@ PARQUET_BATCH_BYTES = 1 << 24
 """Text held at once while Parquet is written. Chosen."""
 
 Format = Literal["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]
+
+
+def write_whole(file: IO[bytes], data: bytes) -> None:
+    """Write all of `data` to an unbuffered file, which on a nearly full disk takes a part and is silent.
+
+    Raises:
+        OSError: it cannot be written whole.
+    """
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def write_lines(path: Path, lines: Iterable[bytes], form: Format) -> None:

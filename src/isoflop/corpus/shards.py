@@ -25,7 +25,7 @@ from typing import IO, Any, Literal
 
 from isoflop.config import UserError, from_dict, to_dict, to_text
 from isoflop.corpus.formats import BadRecordError, decoded, read_records
-from isoflop.corpus.row_files import Format, write_lines
+from isoflop.corpus.row_files import Format, write_lines, write_whole
 from isoflop.corpus.rows import TextRow, row_from_fields, row_to_json
 from isoflop.folders import locked
 from isoflop.records import atomic_file, read_json, write_text
@@ -266,7 +266,7 @@ def _write_shards(
                 number, in_shard = number + 1, 0
                 opened = _open_journal(folder, number)
             with _naming(folder):
-                opened.write(row_to_json(row).encode("utf-8") + b"\n")
+                write_whole(opened, row_to_json(row).encode("utf-8") + b"\n")
             in_shard, done = in_shard + 1, done + 1
             tell(done)
     finally:

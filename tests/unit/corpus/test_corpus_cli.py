@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-import time
+import resource
 
 import pytest
 

@@ -42,61 +42,17 @@ COMMAND_LINE_FRAMES = 5
 run_pylint, Run.__init__. Where recursion ends is where inference gives up."""
 
 WARM_MODULES = (
-    *(
-        "sys",
-        "abc",
-        "_py_abc",
-        "_collections_abc",
-        "collections",
-        "collections.abc",
-        "enum",
-        "types",
-    ),
-    *(
-        "_weakref",
-        "_io",
-        "io",
-        "os",
-        "posix",
-        "posixpath",
-        "ntpath",
-        "genericpath",
-        "stat",
-        "functools",
-    ),
-    *(
-        "_functools",
-        "typing",
-        "re",
-        "re._constants",
-        "re._parser",
-        "re._compiler",
-        "time",
-        "random",
-    ),
-    *(
-        "_random",
-        "contextlib",
-        "dataclasses",
-        "json",
-        "json.decoder",
-        "json.encoder",
-        "json.scanner",
-    ),
-    *(
-        "unittest",
-        "unittest.case",
-        "unittest.suite",
-        "datetime",
-        "_datetime",
-        "operator",
-        "_operator",
-    ),
-    *("threading", "tkinter", "tkinter.constants", "tkinter.ttk", "tkinter.messagebox", "math"),
-    *("pathlib", "copy", "copyreg", "warnings", "argparse", "ast", "inspect", "hashlib", "string"),
-    *("subprocess", "importlib", "importlib._bootstrap", "uuid", "itertools", "socket", "struct"),
-    *("csv", "logging", "traceback", "doctest", "linecache", "bdb", "cmd", "pdb"),
-)
+    "sys", "abc", "_py_abc", "_collections_abc", "collections", "collections.abc", "enum",
+    "types", "_weakref", "_io", "io", "os", "posix", "posixpath", "ntpath", "genericpath",
+    "stat", "functools", "_functools", "typing", "re", "re._constants", "re._parser",
+    "re._compiler", "time", "random", "_random", "contextlib", "dataclasses", "json",
+    "json.decoder", "json.encoder", "json.scanner", "unittest", "unittest.case",
+    "unittest.suite", "datetime", "_datetime", "operator", "_operator", "threading", "tkinter",
+    "tkinter.constants", "tkinter.ttk", "tkinter.messagebox", "math", "pathlib", "copy",
+    "copyreg", "warnings", "argparse", "ast", "inspect", "hashlib", "string", "subprocess",
+    "importlib", "importlib._bootstrap", "uuid", "itertools", "socket", "struct", "csv",
+    "logging", "traceback", "doctest", "linecache", "bdb", "cmd", "pdb",
+)  # fmt: skip
 """Modules that files import most, read before the first file so that every worker shares them.
 Counted on 4,723 files; which they are changes speed alone."""
 
