@@ -30,6 +30,7 @@ from isoflop.corpus.minhash import (
     tokens,
 )
 from isoflop.corpus.pool import Changes, Pool
+from isoflop.corpus.row_files import naming
 from isoflop.corpus.rows import TextRow
 from isoflop.corpus.same_bands import read_befores, write_befores
 from isoflop.corpus.shards import Counts, OutputConfig, Stage, write_stage
@@ -127,9 +128,9 @@ def deduplicate_corpus(
     )
 
     def rows_from(done: int) -> Iterator[TextRow]:
-        bands = folder / BANDS
+        bands, places = folder / BANDS, config.num_bands * config.rows_per_band
         bands.mkdir(exist_ok=True)
-        with SignatureFile(folder / SIGNATURES, config.num_bands * config.rows_per_band) as signed:
+        with naming(folder), SignatureFile(folder / SIGNATURES, places) as signed:
             _sign(source, signed, config, num_workers or usable_cores(), tell)
             originals = islice(duplicates(signed, config, bands), done, None)
             rows = islice(open_input(source), done, None)

@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -16,6 +17,16 @@ PARQUET_BATCH_BYTES = 1 << 24
 """Text held at once while Parquet is written. Chosen."""
 
 Format = Literal["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """A full disk does not say where; the user needs to know."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
 
 
 def write_whole(file: IO[bytes], data: bytes) -> None:
