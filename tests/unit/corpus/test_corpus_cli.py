@@ -1,9 +1,9 @@
 """`isoflop corpus` from the command line: the whole way, and every mistake in one line."""
 
 import json
+import resource
 import subprocess
 import sys
-import resource
 
 import pytest
 
