@@ -126,15 +126,19 @@ def fuzz_readers(count: int, rng: random.Random) -> int:
                 rows = list(open_input(CorpusInput(path=str(path))))
             except UserError as error:
                 results[f"{suffix}: refused"] += 1
-                broken += str(path) not in str(error) or "\n" in str(error)
+                clear = str(path) in str(error) and "\n" not in str(error)
+                broken += told(not clear, f"{suffix}, an error that is not clear: {error}")
                 continue
             results[f"{suffix}: read"] += 1
             for row in rows:
-                broken += row_from_fields(json.loads(row_to_json(row))) != row
-                broken += bool(row.text) == (row.rejected_by is not None)
+                same = row_from_fields(json.loads(row_to_json(row))) == row
+                broken += told(not same, f"{suffix}, a row that changes when written: {row}")
+                both = bool(row.text) == (row.rejected_by is not None)
+                broken += told(both, f"{suffix}, neither text nor reason, or both: {row}")
             if suffix == ".jsonl":
                 lines = path.read_bytes().split(b"\n")
-                broken += len(rows) != len(lines) - (not lines[-1])
+                expected = len(lines) - (not lines[-1])
+                broken += told(len(rows) != expected, f"{len(rows)} rows of {expected} lines")
     print(f"readers, {count} files: {dict(sorted(results.items()))}")
     return broken
 
@@ -224,7 +228,7 @@ def fuzz_replies(count: int, rng: random.Random) -> int:
         begun = time.process_time()
         found = stage.parse(reply, complete=rng.random() < 0.7)
         slowest = max(slowest, time.process_time() - begun)
-        broken += not is_result(found)
+        broken += told(not is_result(found), f"{stage.name}, no result {found!r} of {reply!r}")
         results["parsed" if isinstance(found, Parsed) else found.reason.value] += 1
         try:
             read_reply(changed_bytes(BODY, rng)).text.encode("utf-8")
@@ -232,11 +236,18 @@ def fuzz_replies(count: int, rng: random.Random) -> int:
         except NoReply as problem:
             bad = not isinstance(problem.reason, Reason)
             results[f"body: {problem.reason.value}"] += 1
-        broken += bad
+        broken += told(bad, "a body that is refused without a reason")
     print(
         f"replies, {count} and as many bodies, slowest {slowest:.3f} s: {dict(results.most_common())}"
     )
     return broken + (slowest > 1.0)
+
+
+def told(broken: bool, words: str) -> bool:
+    """Whether a rule is broken, which is then told."""
+    if broken:
+        print(f"BROKEN: {words[:600]}")
+    return broken
 
 
 def is_result(found: object) -> bool:

@@ -56,12 +56,12 @@ def main() -> None:
         left_out = {(name, item) for name, _, item in (line.partition("\t") for line in lines)}
     short = {(item.benchmark, item.item) for item in index.too_short}
     able = [item for item in items if name_of(item) not in short | left_out]
-    used = recall(able, index, code, prose, options)
+    used = recall(able, index, code, prose, options) if options.items else []
     if options.write_items:
         lines = ["\t".join(name_of(item)) for item in used]
         Path(options.write_items).write_text("".join(f"{line}\n" for line in lines))
     precision(index, code[: options.texts], "code files")
-    precision(index, prose, "math pages")
+    precision(index, prose[: options.texts], "math pages")
     if options.folder:
         files = sorted(Path(options.folder).rglob("*.py"))
         read = [file.read_text(encoding="utf-8", errors="replace") for file in files]
@@ -230,13 +230,15 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="folder of the benchmarks and the corpora")
-    parser.add_argument("--items", type=int, default=100, help="planted of each benchmark")
+    parser.add_argument("--items", type=int, default=100, help="planted of each benchmark; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of items")
     parser.add_argument("--benchmarks", nargs="+", default=list(BENCHMARKS), help="file stems")
     parser.add_argument("--write-items", help="file for the names of the items drawn")
     parser.add_argument("--without-items", help="file of names of items that are not drawn")
     parser.add_argument("--folder", help="of Python files searched as they are")
-    parser.add_argument("--texts", type=int, default=4723, help="code files searched as they are")
+    parser.add_argument(
+        "--texts", type=int, default=4723, help="code files, and pages, searched as they are"
+    )
     return parser.parse_args()
 
 

@@ -4,6 +4,7 @@ Exit status 0 when the work is done, 1 when a cell or a law failed, 2 with one l
 user's mistake, 130 after an interrupt (run again to go on).
 """
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -232,6 +233,9 @@ def _version(
         raise typer.Exit
 
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK_REMEDY = "; make room and run the same command again to go on"
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
 
@@ -251,7 +255,9 @@ def main() -> int:
     except UserError as error:
         return _fail(str(error), 2)
     except OSError as error:
-        return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 2)
+        remedy = FULL_DISK_REMEDY if error.errno in FULL_DISK else ""
+        problem = error.strerror or str(error)
+        return _fail(f"{error.filename or 'input or output'}: {problem}{remedy}", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; run the same command again to go on", INTERRUPTED)
 

@@ -123,7 +123,9 @@ def test_a_full_disk_is_one_line(call, files, monkeypatch):
         raise OSError(28, os.strerror(28), "runs/demo/corpus")
 
     monkeypatch.setattr("isoflop.sweep.run.run_study", full)
-    assert call("run", "demo") == (2, "", "isoflop: runs/demo/corpus: No space left on device\n")
+    remedy = "make room and run the same command again to go on"
+    said = f"isoflop: runs/demo/corpus: No space left on device; {remedy}\n"
+    assert call("run", "demo") == (2, "", said)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, typer.Abort])

@@ -1,46 +1,52 @@
 """Near-duplicate removal: of texts that share most shingles, the first is kept.
 
-    1. a signature of every text, into signatures.bin: the only file that grows with the corpus
-    2. bands of signatures are sorted, one band at a time; equal keys make candidates
+    1. a signature of every text, into signatures.bin
+    2. bands of signatures are sorted piece by piece; texts of equal keys are candidates of each other
     3. in the order of the corpus, a text is a duplicate if a kept candidate is similar enough
 
 Comparing with kept texts alone avoids chains, in which the last text need not be like the first.
-Memory: 32 bytes a text for sorting one band, and 32 bytes for each band that a text shares.
+Memory does not grow with the corpus; files of about 1.1 kB a text do, and are deleted at the end.
 """
 
-import os
-from collections import defaultdict
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from isoflop.config import UserError
 from isoflop.corpus.filters.config import Limits
 from isoflop.corpus.filters.run import usable_cores
 from isoflop.corpus.intake import CorpusInput, input_digest, open_input
+from isoflop.corpus.kept_chains import KeptChains
 from isoflop.corpus.minhash import (
-    band_keys,
     hash_functions,
     shingles,
     signature,
+    similarity,
     token_hashes,
     tokens,
 )
 from isoflop.corpus.pool import Changes, Pool
-from isoflop.corpus.rows import ID_HEX_DIGITS, TextRow
+from isoflop.corpus.row_files import naming
+from isoflop.corpus.rows import TextRow
+from isoflop.corpus.same_bands import read_befores, write_befores
 from isoflop.corpus.shards import Counts, OutputConfig, Stage, write_stage
+from isoflop.corpus.signatures import SignatureFile, hex_id
 from isoflop.folders import locked
 
 STAGE = "deduplicate"
 SIGNATURES = "signatures.bin"
 
-ROWS_AT_ONCE = 1 << 14
-"""Signatures looked at in one go. Chosen."""
+BANDS = "bands"
+"""Folder of the files that are needed for the search alone."""
+
+CHAINS = "chains.bin"
+
+CANDIDATES_AT_ONCE = 1 << 12
+"""Signatures compared with one text in one go: 2 MB. Chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,131 +128,82 @@ def deduplicate_corpus(
     )
 
     def rows_from(done: int) -> Iterator[TextRow]:
-        path = folder / SIGNATURES
-        _sign(source, path, config, num_workers or usable_cores(), tell)
-        records = _records(path, config)
-        original = duplicates(records["signature"], config)
-        rows = islice(open_input(source), done, None)
-        for number, row in enumerate(rows, start=done):
-            yield _judged(row, records, int(original[number]), number)
+        bands, places = folder / BANDS, config.num_bands * config.rows_per_band
+        bands.mkdir(exist_ok=True)
+        with naming(folder), SignatureFile(folder / SIGNATURES, places) as signed:
+            _sign(source, signed, config, num_workers or usable_cores(), tell)
+            originals = islice(duplicates(signed, config, bands), done, None)
+            rows = islice(open_input(source), done, None)
+            for number, (row, original) in enumerate(zip(rows, originals, strict=True), start=done):
+                yield _judged(row, signed, original, number)
 
     counts = write_stage(folder, stage, rows_from, tell)
     with locked(folder):
         (folder / SIGNATURES).unlink(missing_ok=True)
+        shutil.rmtree(folder / BANDS, ignore_errors=True)
     return counts
 
 
-def duplicates(
-    signatures: npt.NDArray[np.uint32], config: DeduplicateConfig
-) -> npt.NDArray[np.int64]:
+def duplicates(signatures: SignatureFile, config: DeduplicateConfig, folder: Path) -> Iterator[int]:
     """For every text the number of the kept text that it repeats; -1: it is kept.
 
-    A signature of nothing but zeros belongs to a text that was not signed; it is kept.
+    A text that was not signed is kept. `folder` is for files that are written over and not needed later.
     """
-    original = np.full(len(signatures), -1, dtype=np.int64)
-    kept: dict[int, list[int]] = defaultdict(list)
-    for text, groups in _memberships(signatures, config.num_bands):
-        candidates = sorted({other for group in groups for other in kept.get(group, ())})
-        if candidates and signatures[text].any():
-            shares = np.mean(signatures[candidates] == signatures[text], axis=1)
-            best = int(np.argmax(shares))  # of equals the first
-            if shares[best] >= config.threshold:
-                original[text] = candidates[best]
-                continue
-        for group in groups:
-            kept[group].append(text)
-    return original
+    write_befores(signatures, config.num_bands, folder)
+    with KeptChains(folder / CHAINS, config.num_bands) as chains:
+        for start, befores in read_befores(len(signatures), config.num_bands, folder):
+            chains.begin(start, len(befores))
+            for place in np.flatnonzero(befores.any(axis=1)).tolist():
+                candidates = chains.candidates(start + place, befores[place].tolist())
+                found = _most_similar(signatures, start + place, candidates, config.threshold)
+                if found is not None:
+                    chains.drop(start + place, found)
+            yield from chains.originals()
 
 
-def _memberships(
-    signatures: npt.NDArray[np.uint32], num_bands: int
-) -> Iterator[tuple[int, list[int]]]:
-    """Every text that shares a band with another, in order, and the numbers of its groups."""
-    if not len(signatures):
-        return
-    texts, numbers, total = [], [], 0
-    for band in range(num_bands):
-        keys = _keys_of_band(signatures, num_bands, band)
-        order = np.argsort(keys, kind="stable")
-        same = keys[order][1:] == keys[order][:-1]
-        starts = ~np.insert(same, 0, False)
-        repeated = np.append(same, False) | ~starts
-        texts.append(order[repeated])
-        numbers.append(total + np.cumsum(starts)[repeated])
-        total += len(signatures)
-    all_texts, all_numbers = np.concatenate(texts), np.concatenate(numbers)
-    by_text = np.argsort(all_texts, kind="stable")
-    found, begins = np.unique(all_texts[by_text], return_index=True)
-    ends = np.append(begins, len(by_text))[1:]
-    for text, begin, end in zip(found.tolist(), begins.tolist(), ends.tolist(), strict=True):
-        yield text, all_numbers[by_text[begin:end]].tolist()
-
-
-def _keys_of_band(
-    signatures: npt.NDArray[np.uint32], num_bands: int, band: int
-) -> npt.NDArray[np.uint64]:
-    """One band's key of every text."""
-    width = signatures.shape[1] // num_bands
-    keys = np.empty(len(signatures), dtype=np.uint64)
-    for start in range(0, len(signatures), ROWS_AT_ONCE):
-        rows = signatures[start : start + ROWS_AT_ONCE, band * width : (band + 1) * width]
-        keys[start : start + ROWS_AT_ONCE] = band_keys(np.ascontiguousarray(rows), 1)[:, 0]
-    return keys
-
-
-def _record_type(config: DeduplicateConfig) -> np.dtype[np.void]:
-    places = config.num_bands * config.rows_per_band
-    return np.dtype([("id", np.uint64), ("signature", np.uint32, (places,))])
-
-
-def _records(path: Path, config: DeduplicateConfig) -> npt.NDArray[Any]:
-    """The file of signatures, read where it is looked at."""
-    if not path.stat().st_size:
-        return np.empty(0, dtype=_record_type(config))
-    return np.memmap(path, dtype=_record_type(config), mode="r")
+def _most_similar(
+    signatures: SignatureFile, number: int, candidates: list[int], threshold: float
+) -> int | None:
+    """The candidate most like the text, of equals the first; None: none is similar enough."""
+    own = signatures.take([number])["signature"]
+    best, found = threshold, None
+    for start in range(0, len(candidates), CANDIDATES_AT_ONCE):
+        some = candidates[start : start + CANDIDATES_AT_ONCE]
+        shares = np.mean(signatures.take(some)["signature"] == own, axis=1)
+        place = int(np.argmax(shares))
+        if shares[place] > best or (found is None and shares[place] == best):
+            best, found = float(shares[place]), some[place]
+    return found
 
 
 def _sign(
     source: CorpusInput,
-    path: Path,
+    signatures: SignatureFile,
     config: DeduplicateConfig,
     num_workers: int,
     tell: Callable[[int], None],
 ) -> None:
     """Append the signatures that are not in the file yet."""
-    kind = _record_type(config)
-    path.touch()
-    done = path.stat().st_size // kind.itemsize
-    os.truncate(path, done * kind.itemsize)
-    rows = islice(open_input(source), done, None)
-    with (
-        path.open("ab", buffering=0) as file,
-        Pool(SignatureJob(config=config), num_workers, config.limits) as pool,
-    ):
+    rows = islice(open_input(source), len(signatures), None)
+    with Pool(SignatureJob(config=config), num_workers, config.limits) as pool:
         for row, changes in pool.run(rows):
-            record = np.zeros(1, dtype=kind)
-            record["id"] = int(row.id, 16)
-            if "signature" in changes:
-                record["signature"] = np.frombuffer(changes["signature"], dtype=np.uint32)
-            file.write(record.tobytes())
-            done += 1
-            tell(done)
+            signatures.append(row.id, changes.get("signature"))
+            tell(len(signatures))
 
 
-def _judged(row: TextRow, records: npt.NDArray[Any], original: int, number: int) -> TextRow:
-    """The row, rejected where it repeats another."""
+def _judged(row: TextRow, signatures: SignatureFile, original: int, number: int) -> TextRow:
+    """The row, rejected where it repeats another or was not signed."""
     if row.rejected_by is not None:
         return row
-    if not records["signature"][number].any():
+    (own,) = signatures.take([number])
+    if not own["signature"].any():
         detail = "its signature cost more than the limits allow"
         return replace(row, rejected_by=STAGE, reason="not signed", detail=detail)
     if original < 0:
         return row
-    kept_id = f"{int(records['id'][original]):0{ID_HEX_DIGITS}x}"
-    if kept_id == row.id:
-        return replace(
-            row, rejected_by=STAGE, reason="exact duplicate", detail=f"of text {kept_id}"
-        )
-    share = float(np.mean(records["signature"][original] == records["signature"][number]))
-    detail = f"of text {kept_id}, similarity {share:.2f}"
+    (kept,) = signatures.take([original])
+    if hex_id(kept) == row.id:
+        return replace(row, rejected_by=STAGE, reason="exact duplicate", detail=f"of text {row.id}")
+    share = similarity(kept["signature"], own["signature"])
+    detail = f"of text {hex_id(kept)}, similarity {share:.2f}"
     return replace(row, rejected_by=STAGE, reason="near-duplicate", detail=detail)

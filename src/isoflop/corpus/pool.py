@@ -121,6 +121,10 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes."""
         self._nursery.close()
         for worker in self._workers:
             worker.close()

@@ -2,9 +2,10 @@
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from isoflop.corpus.formats import extra
 from isoflop.corpus.rows import TextRow
@@ -16,6 +17,27 @@ PARQUET_BATCH_BYTES = 1 << 24
 """Text held at once while Parquet is written. Chosen."""
 
 Format = Literal["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """A full disk does not say where; the user needs to know."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
+
+
+def write_whole(file: IO[bytes], data: bytes) -> None:
+    """Write all of `data` to an unbuffered file, which on a nearly full disk takes a part and is silent.
+
+    Raises:
+        OSError: it cannot be written whole.
+    """
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def write_lines(path: Path, lines: Iterable[bytes], form: Format) -> None:

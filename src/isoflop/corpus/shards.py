@@ -18,14 +18,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from isoflop.config import UserError, from_dict, to_dict, to_text
 from isoflop.corpus.formats import BadRecordError, decoded, read_records
-from isoflop.corpus.row_files import Format, write_lines
+from isoflop.corpus.row_files import Format, naming, write_lines, write_whole
 from isoflop.corpus.rows import TextRow, row_from_fields, row_to_json
 from isoflop.folders import locked
 from isoflop.records import atomic_file, read_json, write_text
@@ -265,8 +264,8 @@ def _write_shards(
                 _seal(folder, number, output)
                 number, in_shard = number + 1, 0
                 opened = _open_journal(folder, number)
-            with _naming(folder):
-                opened.write(row_to_json(row).encode("utf-8") + b"\n")
+            with naming(folder):
+                write_whole(opened, row_to_json(row).encode("utf-8") + b"\n")
             in_shard, done = in_shard + 1, done + 1
             tell(done)
     finally:
@@ -312,16 +311,6 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-@contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """A full disk does not say where; the user needs to know."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(folder)
-        raise
-
-
 def _seal(folder: Path, number: int, output: OutputConfig) -> None:
     """Make the shard's files of its journal, which is then deleted."""
     journal = _journal(folder, number)
@@ -329,7 +318,7 @@ def _seal(folder: Path, number: int, output: OutputConfig) -> None:
     for side in ("kept", "rejected"):
         path = folder / f"{side}-{number:05d}.{output.format}"
         lines = _lines(journal, side == "kept")
-        with atomic_file(path) as part, _naming(folder):
+        with atomic_file(path) as part, naming(folder):
             write_lines(part, lines, output.format)
     write_text(folder / f"counts-{number:05d}.json", to_text(counts))
     journal.unlink()

@@ -1,9 +1,9 @@
 """`isoflop corpus` from the command line: the whole way, and every mistake in one line."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -57,10 +57,10 @@ def test_annotated_once_filtered_many_times(call, tmp_path):
     kept = []
     for threshold in (0, 10):
         out = tmp_path / f"t{threshold}"
-        begun = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         changes = ("--set", f"lint.threshold={threshold}", "--set", "lint.penalty=none")
         _, text, _ = call("filter", tmp_path / "all", "--out", out, *changes, "--json")
-        assert time.monotonic() - begun < 60
+        assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 60
         kept.append(json.loads(text)["num_kept"])
     assert kept[0] >= kept[1] >= 1
 

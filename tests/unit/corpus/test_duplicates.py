@@ -2,6 +2,9 @@
 
 import json
 import random
+import tempfile
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from fakes_corpus import write_jsonl
 from isoflop.config import UserError
+from isoflop.corpus import deduplicate, same_bands, signatures
 from isoflop.corpus.deduplicate import DeduplicateConfig, deduplicate_corpus, duplicates
 from isoflop.corpus.intake import CorpusInput
 from isoflop.corpus.minhash import (
@@ -22,6 +26,7 @@ from isoflop.corpus.minhash import (
     tokens,
 )
 from isoflop.corpus.shards import OutputConfig, kept_rows, rejected_rows
+from isoflop.corpus.signatures import SignatureFile
 
 FUNCTIONS = hash_functions(256)
 
@@ -94,10 +99,19 @@ def slow_duplicates(signed, config):
     return original
 
 
-def test_duplicates_are_those_of_the_slow_search_over_all_pairs():
-    config = DeduplicateConfig()
+def found_on_disk(signed, config, folder):
+    """`duplicates` of an array of signatures."""
+    folder.mkdir()
+    with SignatureFile(folder / "signatures.bin", signed.shape[1]) as file:
+        for row in signed:
+            file.append("00", row.tobytes())
+        return list(duplicates(file, config, folder))
+
+
+def groups_of_copies(seed):
+    """Signatures of 30 texts and up to four changed copies of each, in any order."""
     functions = hash_functions(120)
-    rng = random.Random(0)
+    rng = random.Random(seed)
     texts = []
     for group in range(30):
         base = words(200, group)
@@ -108,10 +122,60 @@ def test_duplicates_are_those_of_the_slow_search_over_all_pairs():
                 changed[place] = f"new{copy}"
             texts.append(changed)
     rng.shuffle(texts)
-    signed = np.stack([signature(shingles(token_hashes(t), 5), functions) for t in texts])
-    assert duplicates(signed, config).tolist() == slow_duplicates(signed, config)
-    assert duplicates(signed[:0], config).tolist() == []
-    assert duplicates(signed[:1], config).tolist() == [-1]
+    return np.stack([signature(shingles(token_hashes(t), 5), functions) for t in texts])
+
+
+@pytest.mark.parametrize("at_once", [None, 9, 50])
+def test_duplicates_are_those_of_the_slow_search_over_all_pairs(tmp_path, monkeypatch, at_once):
+    if at_once is not None:
+        monkeypatch.setattr(signatures, "ROWS_AT_ONCE", at_once)
+        monkeypatch.setattr(same_bands, "ROWS_AT_ONCE", at_once)
+        monkeypatch.setattr(same_bands, "KEYS_AT_ONCE", 2 * at_once)
+        monkeypatch.setattr(deduplicate, "CANDIDATES_AT_ONCE", at_once)
+    config = DeduplicateConfig()
+    signed = groups_of_copies(0)
+    assert found_on_disk(signed, config, tmp_path / "all") == slow_duplicates(signed, config)
+    assert found_on_disk(signed[:0], config, tmp_path / "none") == []
+    assert found_on_disk(signed[:1], config, tmp_path / "one") == [-1]
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), max_size=30))
+def test_chains_of_kept_texts_give_what_lists_of_them_would(rows):
+    # Four bands of one place each: every candidate that is similar enough shares a band.
+    config = DeduplicateConfig(threshold=0.75, num_bands=4, rows_per_band=1)
+    signed = np.array(rows, dtype=np.uint32).reshape(-1, 4) + 1
+    with tempfile.TemporaryDirectory() as folder:
+        assert found_on_disk(signed, config, Path(folder) / "a") == slow_duplicates(signed, config)
+
+
+def test_texts_that_were_not_signed_repeat_nothing(tmp_path):
+    signed = np.zeros((5, 120), dtype=np.uint32)
+    assert found_on_disk(signed, DeduplicateConfig(), tmp_path / "a") == [-1] * 5
+
+
+def test_memory_of_the_search_does_not_grow_with_the_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(signatures, "ROWS_AT_ONCE", 128)
+    monkeypatch.setattr(same_bands, "ROWS_AT_ONCE", 128)
+    monkeypatch.setattr(same_bands, "KEYS_AT_ONCE", 512)
+    config = DeduplicateConfig(num_bands=4, rows_per_band=2)
+    peaks = []
+    for count in (1_000, 5_000):
+        rng = np.random.default_rng(0)
+        # One text in a hundred is new, the others repeat one of those before.
+        base = rng.integers(1, 2**32, (count // 100, 8), dtype=np.uint32)
+        path = tmp_path / f"{count}.bin"
+        with SignatureFile(path, 8) as file:
+            for row in base[rng.integers(0, len(base), count)]:
+                file.append("00", row.tobytes())
+            folder = tmp_path / str(count)
+            folder.mkdir()
+            tracemalloc.start()
+            num_kept = sum(original < 0 for original in duplicates(file, config, folder))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert num_kept == len(base)
+    assert peaks[1] < 1.3 * peaks[0]
 
 
 def test_the_first_of_a_group_is_kept_whatever_the_number_of_workers(tmp_path):

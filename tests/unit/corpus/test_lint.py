@@ -93,6 +93,37 @@ def test_every_score_is_the_command_lines_in_any_order(tmp_path, shared_pool):
     assert (outside.compiles, outside.pylint_score) == (False, expected["outside"])
 
 
+PATCHES = "import subprocess\n\nsubprocess.Popen.isoflop_mark = 1\nNUMBER = 3\n"
+MEMBER = '"""Doc."""\nimport subprocess\n\nprint(subprocess.Popen.isoflop_mark)\n'
+IMPORTS = '"""Doc."""\nimport isoflop_outer\n\nprint(isoflop_outer.NUMBER)\n'
+BOTH = MEMBER.replace("\n\n", "\n\nimport isoflop_outer\n\nprint(isoflop_outer.NUMBER)\n")
+
+
+def test_what_a_package_writes_into_others_is_seen_by_those_who_import_it_alone(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "isoflop_patches.py").write_text(PATCHES)
+    (tmp_path / "isoflop_outer.py").write_text("from isoflop_patches import *\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    texts = {"member": MEMBER, "imports": IMPORTS, "both": BOTH}
+    expected = {name: command_line(text, tmp_path / name) for name, text in texts.items()}
+    assert expected["member"] < 10 == expected["both"], "the package makes the difference"
+    names = ["member", "imports", "member", "both", "member", "both", "imports", "both", "member"]
+    found = ours_with(FilterConfig(), [texts[name] for name in names])
+    assert [r.pylint_score for r in found] == [expected[name] for name in names]
+
+
+def test_workers_do_not_read_each_others_texts():
+    texts = [f'"""Doc."""\n{"x = undefined" * (n % 2)}\n' + "y = 1\n" * n for n in range(1, 25)] * 3
+    config = FilterConfig()
+    scores = []
+    for workers in (1, 4):
+        with Pool(MeasureJob(config=config), workers, config.limits) as pool:
+            scores.append([r.pylint_score for r in ours(texts, pool)])
+    assert scores[0] == scores[1]
+    assert len(set(scores[0])) > 10
+
+
 def test_rows_carry_every_measure_and_a_second_pass_does_not_run_pylint_again(shared_pool):
     (first,) = ours([GOOD_CODE], shared_pool)
     assert (first.compiles, first.pylint_score, first.lint_score) == (True, 10.0, 10.0)

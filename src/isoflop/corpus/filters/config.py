@@ -11,9 +11,8 @@ from typing import Literal
 from isoflop.config import UserError
 
 PYLINT_DISABLED = (
-    *("E0401", "C0114", "C0301", "C0103", "C0116"),
-    *("C0411", "R0903", "W0511", "C0412"),
-)
+    "E0401", "C0114", "C0301", "C0103", "C0116", "C0411", "R0903", "W0511", "C0412",
+)  # fmt: skip
 """Messages that do not count: import-error, missing module docstring, line-too-long, invalid-name,
 missing function docstring, wrong-import-order, too-few-public-methods, fixme, ungrouped-imports.
 SwallowCode's filter script; a class without docstring does count there."""

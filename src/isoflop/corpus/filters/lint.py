@@ -12,7 +12,8 @@ library's sources again; here both are done once. What a file can leave behind f
   writes into the shared trees of those: a file with such an assignment is scored in a forked copy;
 - checkers that stopped half-way where pylint crashed: `LintScore.spoiled` asks for a new process.
 
-Trees of imported modules stay: they are the same for every file that imports them.
+Trees of imported modules stay: they are the same for every file that imports them, once what they write into
+each other is taken back (`shared_trees.py`).
 `benchmarks/corpus_filter_speed.py` holds the scores against the command line's.
 """
 
@@ -31,6 +32,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from isoflop.corpus.filters.shared_trees import SharedTrees
 from isoflop.corpus.filters.syntax import COMPILE_ERRORS
 from isoflop.corpus.formats import extra
 
@@ -42,61 +44,17 @@ COMMAND_LINE_FRAMES = 5
 run_pylint, Run.__init__. Where recursion ends is where inference gives up."""
 
 WARM_MODULES = (
-    *(
-        "sys",
-        "abc",
-        "_py_abc",
-        "_collections_abc",
-        "collections",
-        "collections.abc",
-        "enum",
-        "types",
-    ),
-    *(
-        "_weakref",
-        "_io",
-        "io",
-        "os",
-        "posix",
-        "posixpath",
-        "ntpath",
-        "genericpath",
-        "stat",
-        "functools",
-    ),
-    *(
-        "_functools",
-        "typing",
-        "re",
-        "re._constants",
-        "re._parser",
-        "re._compiler",
-        "time",
-        "random",
-    ),
-    *(
-        "_random",
-        "contextlib",
-        "dataclasses",
-        "json",
-        "json.decoder",
-        "json.encoder",
-        "json.scanner",
-    ),
-    *(
-        "unittest",
-        "unittest.case",
-        "unittest.suite",
-        "datetime",
-        "_datetime",
-        "operator",
-        "_operator",
-    ),
-    *("threading", "tkinter", "tkinter.constants", "tkinter.ttk", "tkinter.messagebox", "math"),
-    *("pathlib", "copy", "copyreg", "warnings", "argparse", "ast", "inspect", "hashlib", "string"),
-    *("subprocess", "importlib", "importlib._bootstrap", "uuid", "itertools", "socket", "struct"),
-    *("csv", "logging", "traceback", "doctest", "linecache", "bdb", "cmd", "pdb"),
-)
+    "sys", "abc", "_py_abc", "_collections_abc", "collections", "collections.abc", "enum",
+    "types", "_weakref", "_io", "io", "os", "posix", "posixpath", "ntpath", "genericpath",
+    "stat", "functools", "_functools", "typing", "re", "re._constants", "re._parser",
+    "re._compiler", "time", "random", "_random", "contextlib", "dataclasses", "json",
+    "json.decoder", "json.encoder", "json.scanner", "unittest", "unittest.case",
+    "unittest.suite", "datetime", "_datetime", "operator", "_operator", "threading", "tkinter",
+    "tkinter.constants", "tkinter.ttk", "tkinter.messagebox", "math", "pathlib", "copy",
+    "copyreg", "warnings", "argparse", "ast", "inspect", "hashlib", "string", "subprocess",
+    "importlib", "importlib._bootstrap", "uuid", "itertools", "socket", "struct", "csv",
+    "logging", "traceback", "doctest", "linecache", "bdb", "cmd", "pdb",
+)  # fmt: skip
 """Modules that files import most, read before the first file so that every worker shares them.
 Counted on 4,723 files; which they are changes speed alone."""
 
@@ -141,21 +99,28 @@ class PylintScorer:
         self._home = tempfile.TemporaryDirectory(prefix="isoflop-lint-")
         home = Path(self._home.name)
         os.environ["PYLINTHOME"] = str(home)
-        self._path = home / "text" / f"{MODULE_NAME}.py"
-        self._path.parent.mkdir()
-        self._path.write_text("", encoding="utf-8")
-        self._crash = home / "crash.txt"
         self._cpu_seconds = cpu_seconds
-        self._owner = os.getpid()
+        self._owner = self._writer = os.getpid()
+        self._path, self._crash = self._files()
+        self._path.write_text("", encoding="utf-8")
         lint = extra("pylint.lint", "the lint score")
+        self._trees = SharedTrees()
+        self._trees.follow()
         options = ["--rcfile=" + os.devnull, "--persistent=n", "--disable=" + ",".join(disabled)]
         self._linter = lint.Run([*options, str(self._path)], reporter=_silent(), exit=False).linter
         self._linter.crash_file_path = str(self._crash)
+        self._trees.keep()
         self._forget()
+
+    def _files(self) -> tuple[Path, Path]:
+        """Where this process puts a text, and pylint its report of a crash."""
+        folder = Path(tempfile.mkdtemp(dir=self._home.name))
+        return folder / f"{MODULE_NAME}.py", folder / "crash.txt"
 
     def warm(self) -> None:
         """Read the modules that files import most."""
         self._read_modules(WARM_MODULES)
+        self._trees.forget()
         gc.collect()
         gc.freeze()
 
@@ -175,6 +140,11 @@ class PylintScorer:
         Raises:
             MemoryError: the process's limit of memory ended pylint.
         """
+        if os.getpid() != self._writer:
+            # Forked: in one file, workers would read each other's texts.
+            self._writer = os.getpid()
+            self._path, self._crash = self._files()
+            self._linter.crash_file_path = str(self._crash)
         self._path.write_bytes(text.encode("utf-8"))
         if may_change_others(text):
             return self._score_in_a_copy()
@@ -266,6 +236,7 @@ class PylintScorer:
         from pylint.checkers.clear_lru_cache import clear_lru_caches
 
         MANAGER.astroid_cache.pop(MODULE_NAME, None)
+        self._trees.forget()
         clear_lru_caches()
         _invalidate_cache()
         clear_inference_tip_cache()

@@ -8,7 +8,7 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-from isoflop.corpus.filters.config import FilterConfig
+from isoflop.corpus.filters.config import PYLINT_DISABLED, FilterConfig
 from isoflop.corpus.filters.decide import decide
 from isoflop.corpus.filters.measure import MeasureJob
 from isoflop.corpus.intake import CorpusInput, input_digest, input_kind, open_input
@@ -94,8 +94,12 @@ def _has_same_measures(source: CorpusInput, config: FilterConfig) -> bool:
     if input_kind(source) != "rows":
         return False
     manifest = read_manifest(Path(source.path).expanduser())
+    if manifest.get("stage") == "rewrite":
+        # Measured again with the defaults, or without scores: those of its input are of other texts.
+        defaults = config.lint.disabled == PYLINT_DISABLED
+        return defaults and manifest["config"].get("lint") == measuring_tools(config)
     if manifest.get("stage") != STAGE:
-        return True  # Scores of a rewriting are of the rewritten text; none are there otherwise.
+        return True  # It hands on what a filter measured.
     lint = manifest["config"]["lint"]
     same_messages = tuple(lint["disabled"]) == config.lint.disabled
     return same_messages and manifest["tools"] == measuring_tools(config)

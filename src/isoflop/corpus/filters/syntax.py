@@ -3,8 +3,12 @@
 import warnings
 
 COMPILE_ERRORS = (
-    *(SyntaxError, ValueError, RecursionError, MemoryError),
-    *(OverflowError, SystemError),
+    SyntaxError,
+    ValueError,
+    RecursionError,
+    MemoryError,
+    OverflowError,
+    SystemError,
 )
 """All that compile() raises on hostile source: null bytes are a ValueError before Python 3.12, as are
 lone surrogates; deep nesting is a RecursionError or MemoryError; huge numbers an OverflowError."""

@@ -16,10 +16,10 @@ from isoflop.corpus.rewrite.accounts import Prices, RewriteCounts
 from isoflop.corpus.rewrite.code_rules import TIDY_CODE, CodeRewriter, CodeRules
 from isoflop.corpus.rewrite.endpoint import ANSWERED, Endpoint
 from isoflop.corpus.rewrite.limits import CONTEXT_TOKENS, count_bytes, tokenizer_counter
+from isoflop.corpus.rewrite.lint_again import LintAgain, lint_tools
 from isoflop.corpus.rewrite.math_rules import TIDY_MATH, MathRewriter, MathRules
 from isoflop.corpus.rewrite.messages import Backend, Sampling
 from isoflop.corpus.rewrite.model import ModelConfig, ModelRewriter
-from isoflop.corpus.rewrite.new_rows import Annotate
 from isoflop.corpus.rewrite.retry import Patience
 from isoflop.corpus.rewrite.run import RewriteConfig, Rewriter, RewriteSummary, rewrite
 from isoflop.corpus.rewrite.stages import STAGES, find_stage
@@ -80,6 +80,7 @@ def rewrite_command(
     tries: options.Tries = 10,
     request_seconds: options.Seconds = 600.0,
     api_key_variable: options.KeyVariable = "OPENAI_API_KEY",
+    lint: options.Lint = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Rewrite every text by a model or by rules; run again to go on after a kill."""
@@ -97,8 +98,9 @@ def rewrite_command(
     texts = CorpusInput(path=source, text_field=text_field, suffixes=suffixes)
     how = how_of(stage, engine, asked, drawn, max_new_tokens)
     config = RewriteConfig(
-        how=how, input_digest=input_digest(texts), limit=limit, rows_per_shard=rows_per_shard
-    )
+        how=how, input_digest=input_digest(texts), limit=limit, rows_per_shard=rows_per_shard,
+        lint=lint_tools(stage_of(how)) if lint else None,
+    )  # fmt: skip
     costs = _prices(price_prompt, price_completion)
     summary = asyncio.run(rewrite_with(open_input(texts), out, config, engine, costs))
     typer.echo(row_to_line(summary) if as_json else summary_to_text(summary, out))
@@ -136,20 +138,23 @@ def how_of(
     )
 
 
+def stage_of(how: ModelConfig | CodeRules | MathRules) -> str:
+    """The name of the stage that is carried out."""
+    if isinstance(how, ModelConfig):
+        return how.stage
+    return TIDY_CODE if isinstance(how, CodeRules) else TIDY_MATH
+
+
 async def rewrite_with(
     rows: Iterator[TextRow],
     out: Path,
     config: RewriteConfig,
     engine: Engine,
     prices: Prices | None,
-    annotate: Annotate | None = None,
 ) -> RewriteSummary:
-    """`rewrite` with the engine that the command line names, closed at the end.
-
-    `annotate` measures each new text; `config.annotated` must say whether it is there.
-    """
-    assert config.annotated == (annotate is not None)
+    """`rewrite` with the engine that the command line names, closed at the end."""
     backends: list[Backend] = []
+    annotate = None if config.lint is None else LintAgain()
 
     def make(store: ReplyStore) -> Rewriter:
         how = config.how
@@ -176,6 +181,8 @@ async def rewrite_with(
     finally:
         for backend in backends:
             await backend.close()
+        if annotate is not None:
+            annotate.close()
 
 
 def summary_to_text(summary: RewriteSummary, out: Path) -> str:

@@ -46,4 +46,5 @@ CompletionPrice = Annotated[
 Tries = Annotated[int, Option(min=1, help="Requests for one reply.")]
 Seconds = Annotated[float, Option("--request-seconds", help="Longest wait for one reply.")]
 KeyVariable = Annotated[str, Option("--api-key-variable", help="Environment variable of the key.")]
+Lint = Annotated[bool, Option("--lint", help="Measure new Python as `filter` does.")]
 AsJson = Annotated[bool, Option("--json", help="Machine-readable output.")]

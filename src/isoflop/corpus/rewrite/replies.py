@@ -81,7 +81,7 @@ def declines(reply: str) -> bool:
 
 def quoted(text: str) -> str:
     """How a text begins, on one line, as UTF-8 can hold it."""
-    short = " ".join(text[: 4 * DETAIL_CHARACTERS].split())[:DETAIL_CHARACTERS]
+    short = " ".join(text.lstrip()[: 4 * DETAIL_CHARACTERS].split())[:DETAIL_CHARACTERS]
     return short.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -44,8 +44,8 @@ class RewriteConfig:
     """Only the first so many rows."""
     rows_per_shard: int = 1000
     """Input rows of one output file; so many are made again at most after a kill."""
-    annotated: bool = False
-    """Whether new texts were measured further (lint score)."""
+    lint: dict[str, str] | None = None
+    """Versions of what measures new texts as the filters do (lint score); None: it is not done."""
 
     def __post_init__(self) -> None:
         if self.rows_per_shard < 1 or (self.limit is not None and self.limit < 1):

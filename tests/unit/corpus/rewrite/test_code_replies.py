@@ -313,3 +313,8 @@ def test_work_on_hostile_fences_is_linear():
     lines = 1000
     read_sections("```python\n```\n" * lines, never)
     assert calls <= MOST_ENDS_TRIED * lines
+
+
+def test_a_reply_behind_much_white_space_is_quoted():
+    found = parse_score(" \n" * 5000 + "no figure here", complete=False)
+    assert (found.reason, found.detail) == (Reason.TRUNCATED, "no figure here")

@@ -50,6 +50,29 @@ def test_rules_then_fidelity(monkeypatch, capsys, source, tmp_path):
     assert len(rows.read_text().splitlines()) == 2
 
 
+def test_new_texts_are_measured_as_the_filter_measures_them(monkeypatch, capsys, source, tmp_path):
+    rewritten, filtered = tmp_path / "rewritten", tmp_path / "filtered"
+    status, _, _ = run(
+        monkeypatch, capsys, "rewrite", source, "--stage", "tidy_code", "--lint", "--out", rewritten
+    )
+    assert status == 0
+    again = tmp_path / "in2.jsonl"
+    kept = [json.loads(line) for line in (rewritten / "kept-00000.jsonl").read_text().splitlines()]
+    again.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in kept))
+    status, _, _ = run(
+        monkeypatch, capsys, "filter", again, "--annotate-only", "--format", "jsonl",
+        "--workers", "1", "--out", filtered,
+    )  # fmt: skip
+    assert status == 0
+    told = [json.loads(line) for line in (filtered / "kept-00000.jsonl").read_text().splitlines()]
+    measures = ("id", "pylint_score", "lint_score", "comment_share", "language", "longest_repeat")
+    assert [[row[name] for name in measures] for row in kept] == [
+        [row[name] for name in measures] for row in told
+    ]
+    assert all(row["pylint_score"] is not None for row in kept)
+    assert json.loads((rewritten / "config.json").read_text())["lint"].keys() >= {"pylint"}
+
+
 def test_a_folder_of_a_rewriting_is_an_input(monkeypatch, capsys, source, tmp_path):
     first, second = tmp_path / "one", tmp_path / "two"
     run(monkeypatch, capsys, "rewrite", source, "--stage", "tidy_code", "--out", first)
@@ -92,6 +115,7 @@ def test_unanswered_rows_are_exit_status_one(monkeypatch, capsys, source, tmp_pa
         (["--stage", "sgcr", "--endpoint", "h", "--model", "m"], "must look like"),
         (["--stage", "sgcr", "--rules", "--endpoint", "http://h/v1"], "one of"),
         (["--stage", "sgcr_rust", "--rules"], "rules exist for"),
+        (["--stage", "math_v1", "--rules", "--lint"], "makes no Python"),
         (
             ["--stage", "sgcr", "--endpoint", "http://h/v1", "--model", "m", "--temperature", "9"],
             "temperature",
