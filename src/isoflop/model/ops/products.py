@@ -1,8 +1,8 @@
-"""Products with float32 weights: bfloat16 rows times weights rounded on their way into the cache.
+"""Products with float32 weights, for which experts' numbers of rows are new in every step.
 
-By products.c where the processor has bfloat16 instructions, see there for why; else, and where
-its matrix unit earns back what PyTorch spends on a new number of rows, by PyTorch, as
-`isoflop.model.ops.reference` does. Each expert has its own number of rows, new in every step.
+bfloat16 rows: by products.c where the processor has bfloat16 instructions, see there for why; else,
+and where its matrix unit earns back what PyTorch spends on a new number of rows, by PyTorch, as
+`isoflop.model.ops.reference` does. float32 rows: by products_float32.c on processors of 8 lanes.
 
 Shapes in this file:
     rows     (token, chosen expert) pairs, sorted by expert
@@ -24,6 +24,12 @@ from isoflop.model.ops.build import call, library, room
 PAIRS, CHUNK, COLUMNS, ROWS = 256, 256, 32, 12
 """As defined in tile.h, which says why."""
 
+FLOAT32_DEPTH, FLOAT32_CHUNK, FLOAT32_BLOCK, FLOAT32_LEFT = 256, 256, 72, 8
+"""As defined in products_float32.c, which says why."""
+
+MIN_FLOAT32_ROWS = 8
+"""Of an expert on average, from which on packing its weights pays. Measured (docs/log.md)."""
+
 MAX_PLAIN_DEPTH = 8192
 """Longest summed axis of a plain product done here; longer ones, a vocabulary, are done by
 PyTorch, whose number of rows does not change. Chosen, not tuned."""
@@ -42,6 +48,12 @@ def tiles_available() -> bool:
 
 
 @functools.cache
+def float32_tiles_available() -> bool:
+    """Whether products_float32.c was measured to be the faster one on such a processor."""
+    return bool(library(torch.float32).float32_tiles_available())
+
+
+@functools.cache
 def matrix_unit_available() -> bool:
     """Whether PyTorch's products have AMX."""
     return bool(library(torch.bfloat16).matrix_unit_available())
@@ -52,10 +64,14 @@ def _fits(x: Tensor, weight: Tensor, num_experts: int) -> bool:
 
     Decided by shapes alone: the same model and batch are computed in the same way in every step.
     """
-    kinds = x.dtype == torch.bfloat16 and weight.dtype == torch.float32
-    here = x.device.type == weight.device.type == "cpu"
+    if weight.dtype != torch.float32 or not x.device.type == weight.device.type == "cpu":
+        return False
+    if x.dtype == torch.float32:
+        enough = x.numel() // x.shape[-1] >= MIN_FLOAT32_ROWS * num_experts
+        return enough and float32_tiles_available()
     # The product sums over one of the weight's last two axes, the gradient of its rows over the other.
-    if not (kinds and here and tiles_available()) or any(n % 2 for n in weight.shape[-2:]):
+    even = not any(n % 2 for n in weight.shape[-2:])
+    if not (x.dtype == torch.bfloat16 and even and tiles_available()):
         return False
     flops = 2 * x.numel() // x.shape[-1] * weight.numel() // num_experts**2
     return flops < MATRIX_UNIT_FLOPS or not matrix_unit_available()
@@ -85,19 +101,28 @@ class _Product(torch.autograd.Function):
 def _product(rows: Tensor, weight: Tensor, ends: Tensor, transposed: bool) -> Tensor:
     depth, width = rows.shape[1], weight.shape[1] if transposed else weight.shape[2]
     out = rows.new_empty(rows.shape[0], width)
+    given = (rows, weight, ends, weight.shape[0], depth, width, int(transposed))
+    if rows.dtype == torch.float32:
+        panels = room(FLOAT32_DEPTH * FLOAT32_CHUNK)
+        call(torch.float32, "grouped_product_float32", *given, panels, out)
+        return out
     panels = room(PAIRS * CHUNK, dtype=torch.int32)
     sums = room(rows.shape[0] * CHUNK)
-    given = (rows, weight, ends, weight.shape[0], depth, width, int(transposed))
     call(torch.bfloat16, "grouped_product", *given, panels, sums, out)
     return out
 
 
 def _weight_gradient(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
     depth, width = left.shape[1], right.shape[1]
-    pairs = room(PAIRS * (depth + ROWS), dtype=torch.int32)
-    panels = room(PAIRS * CHUNK, dtype=torch.int32)
     out = room(ends.numel(), depth, width)
     given = (left, right, ends, ends.numel(), depth, width)
+    if left.dtype == torch.float32:
+        tiles = room(FLOAT32_DEPTH * FLOAT32_BLOCK * FLOAT32_LEFT)
+        panels = room(FLOAT32_DEPTH * FLOAT32_CHUNK)
+        call(torch.float32, "grouped_weight_gradient_float32", *given, tiles, panels, out)
+        return out
+    pairs = room(PAIRS * (depth + ROWS), dtype=torch.int32)
+    panels = room(PAIRS * CHUNK, dtype=torch.int32)
     call(torch.bfloat16, "grouped_weight_gradient", *given, pairs, panels, out)
     return out
 
