@@ -32,6 +32,7 @@ class Ops:
     route_tokens: Callable[..., tuple[Routing, RouterStatistics]]
     linear: Callable[..., Tensor]
     expert_product: Callable[..., Tensor]
+    fused_experts: Callable[..., Tensor | None]
     make_dispatch: Callable[..., Dispatch]
     gather_rows: Callable[..., Tensor]
     take_rows: Callable[..., Tensor]

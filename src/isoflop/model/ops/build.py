@@ -32,13 +32,14 @@ SOURCES = tuple(
         "loss",
         "products",
         "products_float32",
+        "experts_float32",
         "attention",
         "attention_float32",
         "decode",
     )
 )
 
-HEADERS = tuple(_HERE / name for name in ("number.h", "tile.h", "octet.h"))
+HEADERS = tuple(_HERE / name for name in ("number.h", "tile.h", "octet.h", "panels.h"))
 
 FLAGS = (
     "-std=c11",

@@ -24,8 +24,9 @@ from isoflop.model.ops.build import call, library, room
 PAIRS, CHUNK, COLUMNS, ROWS = 256, 256, 32, 12
 """As defined in tile.h, which says why."""
 
-FLOAT32_DEPTH, FLOAT32_CHUNK, FLOAT32_BLOCK, FLOAT32_LEFT = 256, 256, 72, 8
-"""As defined in products_float32.c, which says why."""
+FLOAT32_DEPTH, FLOAT32_CHUNK = 256, 256
+FLOAT32_LEFT_ROW = 12 * 8
+"""As defined in panels.h, which says why; the last is a block's tiles times LEFT."""
 
 MIN_FLOAT32_ROWS = 8
 """Of an expert on average, from which on packing its weights pays. Measured (docs/log.md)."""
@@ -53,6 +54,11 @@ def float32_tiles_available() -> bool:
     return bool(library(torch.float32).float32_tiles_available())
 
 
+def many_rows(rows: int, num_experts: int) -> bool:
+    """Whether float32 rows are enough for the packing of weights to pay."""
+    return rows >= MIN_FLOAT32_ROWS * num_experts
+
+
 @functools.cache
 def matrix_unit_available() -> bool:
     """Whether PyTorch's products have AMX."""
@@ -67,8 +73,7 @@ def _fits(x: Tensor, weight: Tensor, num_experts: int) -> bool:
     if weight.dtype != torch.float32 or not x.device.type == weight.device.type == "cpu":
         return False
     if x.dtype == torch.float32:
-        enough = x.numel() // x.shape[-1] >= MIN_FLOAT32_ROWS * num_experts
-        return enough and float32_tiles_available()
+        return many_rows(x.numel() // x.shape[-1], num_experts) and float32_tiles_available()
     # The product sums over one of the weight's last two axes, the gradient of its rows over the other.
     even = not any(n % 2 for n in weight.shape[-2:])
     if not (x.dtype == torch.bfloat16 and even and tiles_available()):
@@ -117,7 +122,7 @@ def _weight_gradient(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
     out = room(ends.numel(), depth, width)
     given = (left, right, ends, ends.numel(), depth, width)
     if left.dtype == torch.float32:
-        tiles = room(FLOAT32_DEPTH * FLOAT32_BLOCK * FLOAT32_LEFT)
+        tiles = room(FLOAT32_DEPTH * FLOAT32_LEFT_ROW)
         panels = room(FLOAT32_DEPTH * FLOAT32_CHUNK)
         call(torch.float32, "grouped_weight_gradient_float32", *given, tiles, panels, out)
         return out
