@@ -31,6 +31,8 @@ class Ops:
     attend_packed: Callable[..., Tensor]
     route_tokens: Callable[..., tuple[Routing, RouterStatistics]]
     linear: Callable[..., Tensor]
+    product_into: Callable[..., Tensor]
+    add_outer: Callable[..., None]
     expert_product: Callable[..., Tensor]
     fused_experts: Callable[..., Tensor | None]
     make_dispatch: Callable[..., Dispatch]

@@ -106,30 +106,44 @@ class _Product(torch.autograd.Function):
 def _product(rows: Tensor, weight: Tensor, ends: Tensor, transposed: bool) -> Tensor:
     depth, width = rows.shape[1], weight.shape[1] if transposed else weight.shape[2]
     out = rows.new_empty(rows.shape[0], width)
-    given = (rows, weight, ends, weight.shape[0], depth, width, int(transposed))
     if rows.dtype == torch.float32:
-        panels = room(FLOAT32_DEPTH * FLOAT32_CHUNK)
-        call(torch.float32, "grouped_product_float32", *given, panels, out)
+        _float32_product(rows, weight, ends, transposed, out)
         return out
+    given = (rows, weight, ends, weight.shape[0], depth, width, int(transposed))
     panels = room(PAIRS * CHUNK, dtype=torch.int32)
     sums = room(rows.shape[0] * CHUNK)
     call(torch.bfloat16, "grouped_product", *given, panels, sums, out)
     return out
 
 
+def _float32_product(
+    rows: Tensor, weight: Tensor, ends: Tensor, transposed: bool, out: Tensor
+) -> None:
+    sizes = (weight.shape[0], rows.shape[1], out.shape[1], int(transposed))
+    panels = room(FLOAT32_DEPTH * FLOAT32_CHUNK)
+    call(torch.float32, "grouped_product_float32", rows, weight, ends, *sizes, panels, out)
+
+
 def _weight_gradient(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
     depth, width = left.shape[1], right.shape[1]
     out = room(ends.numel(), depth, width)
-    given = (left, right, ends, ends.numel(), depth, width)
     if left.dtype == torch.float32:
-        tiles = room(FLOAT32_DEPTH * FLOAT32_LEFT_ROW)
-        panels = room(FLOAT32_DEPTH * FLOAT32_CHUNK)
-        call(torch.float32, "grouped_weight_gradient_float32", *given, tiles, panels, out)
+        _float32_weight_gradient(left, right, ends, out, add=False)
         return out
+    given = (left, right, ends, ends.numel(), depth, width)
     pairs = room(PAIRS * (depth + ROWS), dtype=torch.int32)
     panels = room(PAIRS * CHUNK, dtype=torch.int32)
     call(torch.bfloat16, "grouped_weight_gradient", *given, pairs, panels, out)
     return out
+
+
+def _float32_weight_gradient(
+    left: Tensor, right: Tensor, ends: Tensor, out: Tensor, *, add: bool
+) -> None:
+    sizes = (ends.numel(), left.shape[1], right.shape[1], int(add))
+    tiles, panels = room(FLOAT32_DEPTH * FLOAT32_LEFT_ROW), room(FLOAT32_DEPTH * FLOAT32_CHUNK)
+    name = "grouped_weight_gradient_float32"
+    call(torch.float32, name, left, right, ends, *sizes, tiles, panels, out)
 
 
 def expert_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
@@ -145,6 +159,39 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     width, depth = weight.shape
     if max(width, depth) > MAX_PLAIN_DEPTH or not _fits(x, weight, 1):
         return reference.linear(x, weight)
-    ends = torch.tensor([x.numel() // depth], dtype=torch.int32, device="cpu")
+    ends = _all_rows(x.numel() // depth)
     out: Tensor = apply(_Product, x.reshape(-1, depth), weight[None], ends, True)
     return out.view(*x.shape[:-1], width)
+
+
+def _all_rows(rows: int) -> Tensor:
+    """Where the rows of a plain product's only expert end."""
+    return torch.tensor([rows], dtype=torch.int32, device="cpu")
+
+
+def _plain_float32(left: Tensor, right: Tensor) -> bool:
+    """Whether a product outside autograd is done here."""
+    alike = left.dtype == right.dtype == torch.float32
+    whole = left.is_contiguous() and right.is_contiguous()
+    return (
+        alike
+        and whole
+        and max(*left.shape[1:], *right.shape) <= MAX_PLAIN_DEPTH
+        and _fits(left, right, 1)
+    )
+
+
+def product_into(out: Tensor, rows: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+    """See reference."""
+    if not (_plain_float32(rows, weight) and out.is_contiguous()):
+        return reference.product_into(out, rows, weight, transposed)
+    _float32_product(rows, weight[None], _all_rows(len(rows)), transposed, out)
+    return out
+
+
+def add_outer(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """See reference."""
+    if not (_plain_float32(left, right) and out.is_contiguous() and out.dtype == torch.float32):
+        return reference.add_outer(out, left, right)
+    _float32_weight_gradient(left, right, _all_rows(len(left)), out, add=True)
+    return None

@@ -49,14 +49,14 @@ void grouped_product_float32(const float *x, const float *w, const int32_t *ends
     }
 }
 
-/* out (experts, depth, width) = the sum over an expert's rows of x (depth) times y (width).
+/* out (experts, depth, width) = or += the sum over an expert's rows of x (depth) times y (width).
    left: room for DEPTH x BLOCK / TILE_ROWS x LEFT, panels: for DEPTH x CHUNK. */
 void grouped_weight_gradient_float32(const float *x, const float *y, const int32_t *ends,
-                                     int64_t num_experts, int64_t depth, int64_t width, float *left,
-                                     float *panels, float *out) {
+                                     int64_t num_experts, int64_t depth, int64_t width, int64_t add,
+                                     float *left, float *panels, float *out) {
     for (int64_t e = 0; e < num_experts; e++, out += depth * width) {
         int64_t first = e ? ends[e - 1] : 0, last = ends[e];
-        if (first == last) memset(out, 0, depth * width * sizeof *out);
+        if (first == last && !add) memset(out, 0, depth * width * sizeof *out);
         for (int64_t row = first; row < last; row += DEPTH) {
             int64_t count = lesser(DEPTH, last - row);
             for (int64_t column = 0; column < width; column += CHUNK) {
@@ -68,7 +68,7 @@ void grouped_weight_gradient_float32(const float *x, const float *y, const int32
                     Tiles t = {.left = {left, 1, LEFT},
                                .panel = panels,
                                .count = count,
-                               .add = row > first,
+                               .add = add || row > first,
                                .out = out + i * width + column,
                                .out_step = width,
                                .columns = columns};

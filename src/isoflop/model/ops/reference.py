@@ -190,6 +190,31 @@ def linear(
     return functional.linear(x, weight.to(x.dtype))
 
 
+def product_into(
+    out: Float[Tensor, "rows width"],
+    rows: Float[Tensor, "rows depth"],
+    weight: Float[Tensor, "..."],
+    transposed: bool,
+) -> Float[Tensor, "rows width"]:
+    """`out`, with the product of rows and weight (depth, width), or (width, depth) if transposed.
+
+    Knows nothing of gradients, as `add_outer`.
+    """
+    return torch.mm(rows, weight.t() if transposed else weight, out=out)
+
+
+def add_outer(
+    out: Float[Tensor, "depth width"],
+    left: Float[Tensor, "rows depth"],
+    right: Float[Tensor, "rows width"],
+) -> None:
+    """Add to `out` the sum over the rows of left times right, in their precision."""
+    if out.dtype == left.dtype:
+        out.addmm_(left.t(), right)
+    else:
+        out += left.t() @ right
+
+
 GROUPED_ROW_BYTES = 16
 """Rows of a grouped matrix product must be a multiple of this: `torch.nn.functional.grouped_mm`."""
 
