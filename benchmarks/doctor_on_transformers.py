@@ -190,9 +190,9 @@ def notes(found: dict[str, LawRow]) -> list[str]:
 
 LIMITS = (
     "Random weights and short sequences on one CPU: a law that passes here may break in another type, "
-    "on another device or in another version. `ranks-keep-balance` on ours judges `balance_loss` with "
-    "everyone's counts in a step that exists in the doctor alone (`doctor/own.py`): our trainer is one "
-    "process, so no trainer of ours is judged by it. `bfloat16-is-near-float32` says nothing of "
+    "on another device or in another version. `ranks-keep-balance` on ours judges `train_step` as several "
+    "processes call it, a thread each (`doctor/own_ranks.py`); gloo and FSDP2 stand outside it. "
+    "`bfloat16-is-near-float32` says nothing of "
     "transformers' models, whose weights are rounded too. A training step of a transformers model is what "
     "its `Trainer` does with it, re-done here by its arithmetic; users of other trainers meet the model's "
     "part only (the first five of the broken laws). `resume` on theirs covers weights and AdamW, not "

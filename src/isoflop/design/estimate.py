@@ -105,6 +105,7 @@ def estimate_memory(
     precision: ComputePrecision = "float32",
     ops: Ops = "native",
     recompute: Recompute = "none",
+    fused_experts: bool = False,
 ) -> MemoryEstimate:
     """Peak memory of training on micro-batches of `micro_batch_tokens` tokens.
 
@@ -115,6 +116,9 @@ def estimate_memory(
         ops: As in `isoflop.model.ops`. "native" is what a CPU with a C compiler and bfloat16
             instructions uses; "torch" what all others use, GPUs among them.
         recompute: As in `isoflop.train.config.TrainConfig`.
+        fused_experts: Whether float32 experts are computed in one pass, as `ops="native"` does on
+            a processor with AVX2 and without AVX-512; they then keep gates and ups alone. False
+            plans for processors that do not.
 
     Raises:
         UserError: no tokens.
@@ -122,12 +126,13 @@ def estimate_memory(
     if micro_batch_tokens < 1:
         raise UserError(f"micro_batch_tokens={micro_batch_tokens} must be at least 1")
     weights = FLOAT32_BYTES * total_params(model)
-    per_layer = micro_batch_tokens * layer_bytes_per_token(model, precision, ops)
+    fused_experts = fused_experts and (precision, ops) == ("float32", "native")
+    per_layer = micro_batch_tokens * layer_bytes_per_token(model, precision, ops, fused_experts)
     again = recompute == "layers"
     kept_layer = micro_batch_tokens * _input_bytes(model, precision) if again else per_layer
     outside = micro_batch_tokens * _outside_bytes(model, precision, ops)
     copies = _weight_copy_bytes(model, precision, ops)
-    own = micro_batch_tokens * _backward_bytes(model, precision)
+    own = micro_batch_tokens * _backward_bytes(model, precision, fused_experts)
     return MemoryEstimate(
         weights=weights,
         optimiser=ADAMW_MOMENTS * weights,
@@ -140,7 +145,10 @@ def estimate_memory(
 
 
 def layer_bytes_per_token(
-    model: ModelConfig, precision: ComputePrecision = "float32", ops: Ops = "native"
+    model: ModelConfig,
+    precision: ComputePrecision = "float32",
+    ops: Ops = "native",
+    fused_experts: bool = False,
 ) -> int:
     """Bytes that one token keeps in one layer between forward and backward pass, grouped experts.
 
@@ -154,12 +162,13 @@ def layer_bytes_per_token(
     and after its heads are joined (2d), and the router's logits (E). "torch" keeps the joint
     projection, since values are a view of it, turned queries and keys, attention's output (d),
     the activated gate (k h), both norms' outputs before scaling (2d) and the router's logits and
-    probabilities (2E). Attention scores are never stored whole. Counted on `isoflop.model`; a test
-    compares both with what PyTorch saves.
+    probabilities (2E). Experts in one pass keep gates and ups alone (2h).
+    Attention scores are never stored whole. Counted on `isoflop.model`; a test compares all with
+    what PyTorch saves.
     """
     narrow = COMPUTE_BYTES[precision]
     d_model, hidden, top_k = model.d_model, model.d_expert, model.top_k
-    products = d_model + top_k * (2 * d_model + 3 * hidden)
+    products = d_model + top_k * (2 * hidden if fused_experts else 2 * d_model + 3 * hidden)
     # Two norms' scales, the router's logarithm of a sum.
     float32 = 3 * d_model + model.num_heads + top_k + 3
     if ops == "native":
@@ -196,10 +205,10 @@ def _loss_bytes(model: ModelConfig, precision: ComputePrecision, ops: Ops, token
     return chunk + copies + narrow * head + head_copy
 
 
-def _backward_bytes(model: ModelConfig, precision: ComputePrecision) -> int:
+def _backward_bytes(model: ModelConfig, precision: ComputePrecision, fused_experts: bool) -> int:
     """Of one token in one layer's backward pass at its fullest: gradients of the residual stream,
-    and of the experts' answers, gates, ups and products."""
-    experts = model.top_k * (model.d_model + 3 * model.d_expert)
+    and of the experts' answers, gates, ups and products, which one pass never holds."""
+    experts = 0 if fused_experts else model.top_k * (model.d_model + 3 * model.d_expert)
     return FLOAT32_BYTES * 2 * model.d_model + COMPUTE_BYTES[precision] * experts
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from isoflop.config import UserError
 from isoflop.doctor.hugging_face_files import check_finite
+from isoflop.doctor.own_ranks import step_of_ranks
 from isoflop.doctor.own_resume import resume_differences
 from isoflop.doctor.subject import (
     Choices,
@@ -99,19 +100,18 @@ class OwnSubject:
         return RouterLosses(balance_loss(statistics, scope), z_loss(statistics))
 
     def step(self, tokens: Tensor, how: Step) -> StepReport:
-        """By `train_step` at a learning rate of 0, so that weights stay; ranks are simulated."""
+        """By `train_step` at a learning rate of 0, so that weights stay; a rank is a thread."""
         tokens = self._here(tokens)
         self._decoder.recompute = "layers" if how.recompute else "none"
         try:
+            config = _train_config(len(tokens), tokens.shape[1] - 1, how)
             if how.ranks > 1:
-                train_loss, counts = self._step_of_ranks(tokens, how)
+                result = step_of_ranks(self._decoder, config, tokens, how.ranks)
             else:
-                config = _train_config(len(tokens), tokens.shape[1] - 1, how)
                 optimizer = make_optimizer(self._decoder, config)
                 for group in optimizer.param_groups:
                     group["lr"] = 0.0
                 result = train_step(self._decoder, optimizer, config, tokens)
-                train_loss, counts = result.train_loss, result.expert_counts
         finally:
             self._decoder.recompute = "none"
         gradients = {
@@ -120,7 +120,7 @@ class OwnSubject:
             if parameter.grad is not None
         }
         self._decoder.zero_grad(set_to_none=True)
-        return StepReport(gradients, train_loss, counts.cpu())
+        return StepReport(gradients, result.train_loss, result.expert_counts.cpu())
 
     def balance_coefficient(self) -> float:
         """The default of a training run."""
@@ -252,28 +252,6 @@ class OwnSubject:
             "measured on a model of the same class with 2 layers of width 64, fresh weights"
         )
         return OwnSubject(Transformer(small).to(self._device()), self.name, stands_for)
-
-    def _step_of_ranks(self, tokens: Tensor, how: Step) -> tuple[float, Tensor]:
-        """Each rank's loss on its share of the batch with everyone's counts; gradients averaged.
-
-        The doctor's own: `train` is one process, so this judges the balance loss over many, not a
-        trainer.
-        """
-        model = self._decoder
-        model.zero_grad(set_to_none=True)
-        config = _train_config(len(tokens), tokens.shape[1] - 1, how)
-        shares = tokens.chunk(how.ranks)
-        with torch.no_grad():
-            counts = torch.stack([model.hidden(s[:, :-1])[1].expert_counts for s in shares])
-        total = counts.sum(dim=0)
-        train_loss = 0.0
-        for share in shares:
-            loss, router = model.mean_loss(share[:, :-1], share[:, 1:])
-            balance = balance_loss(router, config.balance_scope, total).sum()
-            z = config.z_coefficient * z_loss(router).sum()
-            ((loss + config.balance_coefficient * balance + z) / how.ranks).backward()
-            train_loss += loss.item() / how.ranks
-        return train_loss, total
 
     def _moes(self) -> list[MoE]:
         return [cast(Any, layer).moe for layer in self._decoder.layers]

@@ -234,8 +234,8 @@ TRAINING_LAWS = (
     ),
     Law(
         name="ranks-keep-balance",
-        meaning="The balance loss's gradient is the same however many processes share the batch, "
-        "simulated in one; ours by a step that exists in the doctor alone.",
+        meaning="The balance loss's gradient is the same however many processes share the batch: "
+        "ours by the training step itself, a thread a process; others' simulated.",
         unit="relative difference",
         tolerance=1e-3,
         catches="NVIDIA/Megatron-LM#1498, #3672: balance over a local batch; gradient too small",

@@ -65,7 +65,7 @@ def mean_loss(
     return loss
 
 
-def _chunks(hidden: Tensor, weights: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(hidden: Tensor, weights: Tensor, ops: Ops) -> Iterator[tuple[slice, Tensor]]:
     """Some rows after others with their logits, which the next may be written over."""
     row_bytes = weights.shape[0] * hidden.element_size()
     near = NEAR_BYTES // row_bytes
@@ -74,19 +74,21 @@ def _chunks(hidden: Tensor, weights: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, hidden.shape[0], rows):
         chunk = slice(start, start + rows)
         part = hidden[chunk]
-        yield chunk, torch.mm(part, weights.t(), out=place[: len(part)])
+        yield chunk, ops.product_into(place[: len(part)], part, weights, True)
 
 
 def _spread(
-    slope: Tensor, chunk: slice, hidden: Tensor, weights: Tensor, gradients: tuple[Tensor, Tensor]
+    slope: Tensor,
+    chunk: slice,
+    hidden: Tensor,
+    weights: Tensor,
+    gradients: tuple[Tensor, Tensor],
+    ops: Ops,
 ) -> None:
     """From the gradient of a chunk's logits to those of its hidden states and of the head."""
     hidden_gradient, head_gradient = gradients
-    torch.mm(slope, weights, out=hidden_gradient[chunk])
-    if head_gradient.dtype == slope.dtype:
-        head_gradient.addmm_(slope.t(), hidden[chunk])
-    else:
-        head_gradient += slope.t() @ hidden[chunk]
+    ops.product_into(hidden_gradient[chunk], slope, weights, False)
+    ops.add_outer(head_gradient, slope, hidden[chunk])
 
 
 class _TokenLosses(torch.autograd.Function):
@@ -98,7 +100,7 @@ class _TokenLosses(torch.autograd.Function):
         losses: list[Tensor] = []
         log_totals: list[Tensor] = []
         entropies: list[Tensor] = []
-        for chunk, logits in _chunks(hidden, weights):
+        for chunk, logits in _chunks(hidden, weights, ops):
             for part, found in zip(
                 (losses, log_totals, entropies),
                 ops.row_losses(logits, targets[chunk], with_entropy),
@@ -117,11 +119,11 @@ class _TokenLosses(torch.autograd.Function):
         hidden, head, targets, log_totals = ctx.saved_tensors
         weights, scale = head.to(hidden.dtype), gradients[0].contiguous()
         found = torch.empty_like(hidden), torch.zeros_like(head)
-        for chunk, logits in _chunks(hidden, weights):
+        for chunk, logits in _chunks(hidden, weights, ctx.ops):
             slope = ctx.ops.row_losses_slope_(
                 logits, targets[chunk], log_totals[chunk], scale[chunk]
             )
-            _spread(slope, chunk, hidden, weights, found)
+            _spread(slope, chunk, hidden, weights, found, ctx.ops)
         return *found, None, None, None
 
 
@@ -136,12 +138,12 @@ class _MeanLoss(torch.autograd.Function):
         needs_gradient = switched_on and any(ctx.needs_input_grad)
         gradients = (torch.empty_like(hidden), torch.zeros_like(head)) if needs_gradient else None
         losses = []
-        for chunk, logits in _chunks(hidden, weights):
+        for chunk, logits in _chunks(hidden, weights, ops):
             found, log_total, _ = ops.row_losses(logits, targets[chunk])
             losses.append(found)
             if gradients is not None:
                 slope = ops.row_losses_slope_(logits, targets[chunk], log_total, scale[chunk])
-                _spread(slope, chunk, hidden, weights, gradients)
+                _spread(slope, chunk, hidden, weights, gradients, ops)
         ctx.save_for_backward(*(gradients or ()))
         return torch.cat(losses).mean()
 

@@ -43,6 +43,9 @@ def grouped_experts(
         UserError: a width that grouped products do not take in this precision.
     """
     dispatch = ops.make_dispatch(routing.experts, gate_up.shape[0], None)
+    fused = ops.fused_experts(x, routing.weights, dispatch, gate_up, down)
+    if fused is not None:
+        return fused
     rows = ops.gather_rows(x, dispatch)
     hidden = ops.swiglu(ops.expert_product(rows, gate_up, dispatch.ends))
     answers = ops.expert_product(hidden, down, dispatch.ends)

@@ -20,7 +20,7 @@ from isoflop.model.config import ModelConfig
 from isoflop.model.count import total_params, train_flops_per_token_with_router
 from isoflop.model.loss import CHUNK_BYTES
 from isoflop.model.ops.build import native_available
-from isoflop.model.ops.products import tiles_available
+from isoflop.model.ops.products import float32_tiles_available, many_rows, tiles_available
 from isoflop.model.transformer import Recompute, Transformer
 
 BASE = ModelConfig(
@@ -79,7 +79,10 @@ def test_activations_are_what_torch_saves(config, ops, precision):
     if (ops, precision) == ("native", "bfloat16") and not tiles_available():
         pytest.skip("this processor has no bfloat16 instructions, so weights are copied")
     tokens = BATCH * config.sequence_length
-    memory = estimate_memory(config, micro_batch_tokens=tokens, precision=precision, ops=ops)
+    fused = ops == "native" and float32_tiles_available()
+    fused = fused and many_rows(tokens * config.top_k, config.num_experts)
+    given = {"precision": precision, "ops": ops, "fused_experts": fused}
+    memory = estimate_memory(config, micro_batch_tokens=tokens, **given)
     # Where rows are and how to come back, which autograd's hooks do not see.
     dispatch = 2 * INT64_BYTES * config.top_k * config.num_layers * tokens
     estimate = memory.activations + memory.weight_copies - dispatch

@@ -27,10 +27,19 @@ _HERE = Path(__file__).parent
 
 SOURCES = tuple(
     _HERE / f"{name}.c"
-    for name in ("kernels", "loss", "products", "attention", "attention_float32", "decode")
+    for name in (
+        "kernels",
+        "loss",
+        "products",
+        "products_float32",
+        "experts_float32",
+        "attention",
+        "attention_float32",
+        "decode",
+    )
 )
 
-HEADERS = tuple(_HERE / name for name in ("number.h", "tile.h", "octet.h"))
+HEADERS = tuple(_HERE / name for name in ("number.h", "tile.h", "octet.h", "panels.h"))
 
 FLAGS = (
     "-std=c11",

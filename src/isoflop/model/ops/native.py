@@ -22,10 +22,13 @@ from isoflop.model.ops.build import NUMBERS, call, room
 from isoflop.model.ops.cached import LayerCache, NewPositions
 from isoflop.model.ops.checks import checked, fits
 from isoflop.model.ops.dispatch import Dispatch
+from isoflop.model.ops.experts_float32 import fused_experts as fused_experts
 from isoflop.model.ops.heads import rotate_heads as rotate_heads
 from isoflop.model.ops.heads import take_rows as take_rows
+from isoflop.model.ops.products import add_outer as add_outer
 from isoflop.model.ops.products import expert_product as expert_product
 from isoflop.model.ops.products import linear as linear
+from isoflop.model.ops.products import product_into as product_into
 from isoflop.model.router import RouterStatistics, Routing
 
 DECODE_LANES = 16

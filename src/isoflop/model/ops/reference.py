@@ -190,6 +190,31 @@ def linear(
     return functional.linear(x, weight.to(x.dtype))
 
 
+def product_into(
+    out: Float[Tensor, "rows width"],
+    rows: Float[Tensor, "rows depth"],
+    weight: Float[Tensor, "..."],
+    transposed: bool,
+) -> Float[Tensor, "rows width"]:
+    """`out`, with the product of rows and weight (depth, width), or (width, depth) if transposed.
+
+    Knows nothing of gradients, as `add_outer`.
+    """
+    return torch.mm(rows, weight.t() if transposed else weight, out=out)
+
+
+def add_outer(
+    out: Float[Tensor, "depth width"],
+    left: Float[Tensor, "rows depth"],
+    right: Float[Tensor, "rows width"],
+) -> None:
+    """Add to `out` the sum over the rows of left times right, in their precision."""
+    if out.dtype == left.dtype:
+        out.addmm_(left.t(), right)
+    else:
+        out += left.t() @ right
+
+
 GROUPED_ROW_BYTES = 16
 """Rows of a grouped matrix product must be a multiple of this: `torch.nn.functional.grouped_mm`."""
 
@@ -213,6 +238,18 @@ def expert_product(
                 "experts='padded'"
             )
     return functional.grouped_mm(rows, weight.to(rows.dtype), offs=ends)
+
+
+def fused_experts(
+    x: Float[Tensor, "tokens d_model"],
+    weights: Float[Tensor, "tokens top_k"],
+    dispatch: Dispatch,
+    gate_up: Float[Tensor, "experts d_model two_hidden"],
+    down: Float[Tensor, "experts hidden d_model"],
+) -> Float[Tensor, "tokens d_model"] | None:
+    """`gather_rows`, two `expert_product`s around `swiglu`, and `combine`; None: not in one pass."""
+    del x, weights, dispatch, gate_up, down
+    return None
 
 
 def swiglu(gate_up: Float[Tensor, "rows two_hidden"]) -> Float[Tensor, "rows hidden"]:

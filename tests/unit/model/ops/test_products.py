@@ -116,7 +116,8 @@ def test_linear(shape, depth, width, dtype, seed):
     compare(lambda ops: lambda *x: [ops.linear(*x)], [x, weight], dtype, seed, truth=exact)
 
 
-def test_products_of_float32_are_those_of_the_reference():
+def test_products_of_float32_without_tiles_are_those_of_the_reference(monkeypatch):
+    monkeypatch.setattr(products, "float32_tiles_available", lambda: False)
     rows, weight = torch.randn(2, 10, 8, generator=generator(0))
     ends = torch.tensor([3, 10], dtype=torch.int32)
     experts = torch.stack([weight[:8].mT, weight[:8]]).contiguous()
