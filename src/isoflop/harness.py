@@ -28,7 +28,7 @@ from isoflop.config import UserError
 from isoflop.evaluate.likelihood import Asked, read_likelihoods
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.sampling.ours import OurGenerator
-from isoflop.evaluate.sampling.samples import Request
+from isoflop.evaluate.sampling.samples import NOT_FINITE, Request
 from isoflop.model.checkpoint import checkpoint_folder, load_checkpoint
 from isoflop.model.transformer import DTYPES
 from isoflop.sweep.lineage import open_tokenizer
@@ -145,8 +145,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             chosen = logits.log_softmax(dim=-1)[torch.arange(len(targets)), targets]
             return math.fsum(chosen.tolist()), bool((logits.argmax(dim=-1) == targets).all())
 
-        found = read_likelihoods(self.decoder, asked, read, batch_items=self.batch_items)
+        answers = read_likelihoods(self.decoder, asked, read, batch_items=self.batch_items)
         progress.close()
+        found = [answer for answer in answers if answer is not None]
+        _check_finite(len(answers) - len(found), len(answers))
         for (text, _context, _continuation), answer in zip(requests, found, strict=True):
             # Windows of a rolling likelihood have no text of their own.
             if text is not None:
@@ -198,6 +200,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         for place, request in enumerate(requests):
             by_sampling.setdefault(self._sampling(request.args[1]), []).append(place)
         texts: dict[int, str] = {}
+        lost = 0
         progress = tqdm(total=len(requests), disable=disable_tqdm, desc="generating")
         generator = OurGenerator(self.decoder, self.end, batch_sequences=self.batch_items)
         for sampling, places in by_sampling.items():
@@ -210,10 +213,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             ]
             for sample in generator.generate(asked, sampling):
                 place = places[sample.request]
+                if sample.finish == "not_finite":
+                    lost += 1
+                    continue
                 texts[place] = sample.text
                 self.cache_hook.add_partial("generate_until", requests[place].args, sample.text)
                 progress.update(1)
         progress.close()
+        _check_finite(lost, len(requests))
         return [texts[place] for place in range(len(requests))]
 
     def _prompt(self, context: str, max_new_tokens: int) -> tuple[int, ...]:
@@ -242,6 +249,20 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             top_p=float(given.get("top_p", 1.0)),
             top_k=None if not top_k else int(top_k),
             stop=tuple(text for text in given["until"] if text),
+        )
+
+
+def _check_finite(lost: int, requests: int) -> None:
+    """The harness takes a number or a text for every request: either would count as an answer.
+
+    Raises:
+        UserError: requests were lost.
+    """
+    if lost:
+        raise UserError(
+            f"{NOT_FINITE} for {lost} of {requests} requests (training diverged or the weights are "
+            "damaged), and the harness cannot leave items out; `isoflop eval` counts them as "
+            "ungradable"
         )
 
 

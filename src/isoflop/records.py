@@ -1,9 +1,7 @@
 """Typed rows in which the stages meet, and how they are written and read.
 
-A row is a frozen dataclass and one line of JSON. A file of rows appears when it
-is complete; a line that does not fit is an error that names file and line. A
-figure that was not measured is None, never 0.
-
+A row is a frozen dataclass and one line of JSON. A file of rows appears when it is complete; a line
+that does not fit is an error that names file and line. What was not measured is None, never 0.
 Units: losses in nats per token unless the name says bits; times in seconds.
 """
 
@@ -36,9 +34,8 @@ class SetAside:
     where: str
     """File and line, or file."""
     reason: str
-    """A short reason that can be counted, e.g. "not UTF-8"."""
+    """That can be counted, e.g. "not UTF-8"; `detail` says what exactly."""
     detail: str
-    """What exactly was wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +181,9 @@ class ScoreRow:
     num_items: int | None
     """Items of the task."""
     num_scored: int | None
-    """Items that entered the means; num_items - num_scored were left out."""
+    """Items that entered the means; the others were left out."""
     num_ungradable: int | None
-    """Generated answers without anything a grader could read. They count as wrong. None: nothing
-    was generated."""
+    """Answers no grader could read, which count as wrong, and num_not_finite. None: no answers."""
     accuracy: float | None
     accuracy_standard_error: float | None
     bits_per_byte: float | None
@@ -201,6 +197,8 @@ class ScoreRow:
     """Mean over items of 2^-bits: the accuracy of sampling once, as far as the loss tells."""
     num_joined: int | None
     """Items in which a token spans the join of prompt and answer."""
+    num_not_finite: int | None = None
+    """Items whose logits are not finite, which are in no mean. None: not counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +216,8 @@ class AnswerRow:
     num_answer_tokens: int
     num_answer_bytes: int
     joined: bool
+    reason: str | None = None
+    """Why it is not gradable, in a few words; None where it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from isoflop.cli import main
 from isoflop.config import UserError
 from isoflop.evaluate.sampling.ours import greedy
-from isoflop.model.checkpoint import save_checkpoint
+from isoflop.model.checkpoint import load_checkpoint, save_checkpoint
 from isoflop.model.config import ModelConfig
 from isoflop.model.huggingface.export import export_checkpoint
 from isoflop.model.huggingface.tokenizer import study_tokenizer
@@ -208,3 +208,27 @@ def test_the_command_line_hands_over(checkpoint, tmp_path, monkeypatch, capsys):
         status = main()
     assert status == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_logits_that_are_not_finite_stop_the_harness_which_cannot_leave_items_out(
+    checkpoint, tmp_path
+):
+    broken = load_checkpoint(checkpoint)
+    tokenizer = HarnessModel(str(checkpoint)).end
+    with torch.no_grad():
+        broken.embedding[tokenizer.encode("Z")] = float("nan")
+    save_checkpoint(broken, tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "tokenizer.json").write_bytes(
+        (checkpoint / "tokenizer.json").read_bytes()
+    )
+    model = HarnessModel(str(tmp_path / "checkpoint"))
+    texts = ["the sheep", "the Z sheep", "12 and"]
+    with pytest.raises(UserError, match="not finite for 1 of 3 requests"):
+        model.loglikelihood(
+            requests("loglikelihood", [(text, " 12") for text in texts]), disable_tqdm=True
+        )
+    until = {"until": ["Question:"], "max_gen_toks": 4}
+    with pytest.raises(UserError, match="not finite for 1 of 3 requests"):
+        model.generate_until(
+            requests("generate_until", [(text, until) for text in texts]), disable_tqdm=True
+        )

@@ -119,7 +119,7 @@ def score_row_of(
     score: TaskScoreRow, items: Sequence[TaskItemRow], *, step: int, tokens: int
 ) -> ScoreRow:
     """A benchmark's score in the form in which a study's ledger joins scores."""
-    bits = [item.bits for item in items if item.bits is not None]
+    bits = [item.bits for item in items if item.bits is not None and not item.not_finite]
     return ScoreRow(
         step=step,
         tokens=tokens,
@@ -137,4 +137,5 @@ def score_row_of(
         answer_bits=mean_and_error(bits)[0],
         answer_probability=mean_and_error([2.0**-one for one in bits])[0],
         num_joined=score.num_joined,
+        num_not_finite=score.num_not_finite,
     )

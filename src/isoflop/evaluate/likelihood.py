@@ -3,7 +3,8 @@
 Sequences that begin alike (the same shots before every question, the same question before every
 choice) share that beginning's keys and values: first what all share, then what neighbours in the
 order of their tokens share, then the rest of each. The figures are those of one forward pass over
-each whole sequence, but for rounding.
+each whole sequence, but for rounding. A sequence for which the model gives no finite logits has no
+figures, and its neighbours keep theirs.
 
 Shapes in this file:
     batch       sequences computed together
@@ -20,7 +21,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isoflop.config import UserError
 from isoflop.evaluate.prompts import LEAST_SHARED, ComputedPrompt, PromptComputer
 from isoflop.model.transformer import Transformer
 
@@ -49,22 +49,23 @@ class Asked(NamedTuple):
 
 def read_likelihoods(
     model: Transformer, asked: Sequence[Asked], read: Read[Answer], *, batch_items: int
-) -> list[Answer]:
-    """What `read` makes of each sequence's logits, in order; every sequence must fit the model.
+) -> list[Answer | None]:
+    """What `read` makes of each sequence's logits, in order; None where they are not finite.
 
-    The last token is only predicted, never read, so one more than the sequence length fits.
-
-    Raises:
-        UserError: logits that are not finite.
+    Every sequence must fit the model. The last token is only predicted, never read, so one more
+    than the sequence length fits.
     """
-    found: dict[int, Answer] = {}
+    found: dict[int, Answer | None] = {}
     if not asked:
         return []
     groups = group_by_beginning(asked)
     beginnings = _Beginnings(model, groups)
     for batch in _batches(model, asked, groups, batch_items):
         for place, logits in _logits(model, asked, batch, beginnings):
-            found[place] = read(place, logits)
+            if not logits.isfinite().all():
+                # Attention's zeros times a neighbour's or a filling's NaN are NaN too.
+                logits = _logits_alone(model, asked[place])
+            found[place] = read(place, logits) if logits.isfinite().all() else None
     return [found[place] for place in range(len(asked))]
 
 
@@ -189,14 +190,16 @@ def _logits(
         columns += predicting
     # The head is the dearest product of a small model: only where something is asked.
     logits = model.logits(hidden[rows, columns]).double()
-    if not logits.isfinite().all():
-        raise UserError(
-            "the model's logits are not finite (training diverged or the weights are damaged); "
-            "evaluate an earlier checkpoint or train again with a lower peak_learning_rate"
-        )
     counts = [len(asked[one.place].tokens) - asked[one.place].first for one in batch]
     for one, part in zip(batch, logits.split(counts), strict=True):
         yield one.place, part
+
+
+@torch.inference_mode()
+def _logits_alone(model: Transformer, one: Asked) -> Float[Tensor, "asked vocabulary"]:
+    """The logits of a sequence's asked tokens, computed without sharing, filling or neighbours."""
+    tokens = torch.tensor([one.tokens[:-1]], device=model.embedding.device)
+    return model.logits(model.hidden(tokens)[0][0, one.first - 1 :]).double()
 
 
 def _hidden(

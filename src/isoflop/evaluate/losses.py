@@ -142,10 +142,12 @@ def task_losses(
     batch_items: int,
     start: tuple[int, ...] = (),
 ) -> list[AnswerLoss | None]:
-    """The loss of each (prompt, answer), in order; None for one the model has no room for.
+    """The loss of each (prompt, answer), in order.
+
+    None for one the model has no room for, or gives no finite logits for.
 
     Raises:
-        UserError: an empty answer, or logits that are not finite.
+        UserError: an empty answer.
     """
     questions = [encode_question(tokenizer, *pair, start=start) for pair in pairs]
     room = model.config.sequence_length
@@ -155,6 +157,8 @@ def task_losses(
     for place, bits in zip(
         kept, answer_bits(model, tokenizer, chosen, batch_items=batch_items), strict=True
     ):
+        if bits is None:
+            continue
         question = questions[place]
         losses[place] = AnswerLoss(
             bits, question.num_answer_tokens, question.num_bytes, question.joined
@@ -164,15 +168,14 @@ def task_losses(
 
 def answer_bits(
     model: Transformer, tokenizer: Tokenizer, questions: Sequence[Question], *, batch_items: int
-) -> list[float]:
-    """Bits of each question's answer, in order; every question must fit the model.
+) -> list[float | None]:
+    """Bits of each question's answer, in order; None where the logits are not finite.
 
-    Raises:
-        UserError: logits that are not finite.
+    Every question must fit the model.
     """
     firsts = [question.first_answer for question in questions]
     scored = score_answers(model, tokenizer, questions, firsts, batch_items=batch_items)
-    return [one.bits for one in scored]
+    return [None if one is None else one.bits for one in scored]
 
 
 def score_answers(
@@ -182,14 +185,11 @@ def score_answers(
     firsts: Sequence[int],
     *,
     batch_items: int,
-) -> list[ScoredAnswer]:
+) -> list[ScoredAnswer | None]:
     """Bits of each answer, and of each single token from the places `firsts` on, in order.
 
-    `firsts` holds, for each question, a place from 1 to the number of its tokens. Every question
-    must fit the model.
-
-    Raises:
-        UserError: logits that are not finite.
+    None where the logits are not finite. `firsts` holds, for each question, a place from 1 to the
+    number of its tokens. Every question must fit the model.
     """
     asked = [
         Asked(question.tokens, min(first, question.first_answer))

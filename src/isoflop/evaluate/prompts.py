@@ -105,6 +105,9 @@ class PromptComputer:
         hidden, _ = model.hidden_cached(tokens, positions, cache, record)
         last = torch.tensor(own, device=device) - 1
         logits = model.logits(hidden[torch.arange(len(prompts), device=device), last])
+        if len(prompts) > 1 and not logits.isfinite().all():
+            # Attention's zeros times a filling's NaN are NaN: alone, a prompt has no filling.
+            return [self._together([prompt], prefix)[0] for prompt in prompts]
         experts = torch.stack(record)
         return [
             ComputedPrompt(cache, row, len(prompt), logits[row], experts[:, row, : own[row]])

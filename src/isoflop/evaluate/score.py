@@ -1,9 +1,9 @@
 """One checkpoint's scores: greedy answers graded, and the bits of the gold answers.
 
-Means are over the items that fit into the model's sequence length; the others
-are left out and counted. A standard error is the sample standard deviation over
-the square root of n, None for fewer than two items; that of an accuracy is never
-0, see `share_and_error`.
+Means are over the items that fit into the model's sequence length and for which its
+logits are finite; the others are left out and counted. A standard error is the sample
+standard deviation over the square root of n, None for fewer than two items; that of an
+accuracy is never 0, see `share_and_error`.
 
 A prompt is encoded alone for generation, as a user would; where a token spans
 the join (`num_joined`), the model must continue from tokens it saw less often,
@@ -17,6 +17,7 @@ from isoflop.config import UserError
 from isoflop.evaluate.config import EvaluateConfig
 from isoflop.evaluate.losses import Question, answer_bits, encode_question, fits
 from isoflop.evaluate.sampling.ours import greedy
+from isoflop.evaluate.sampling.samples import NOT_FINITE, Sample
 from isoflop.evaluate.statistics import mean_and_error, share_and_error
 from isoflop.graders import Verdict, grade_item
 from isoflop.graders.exact import FINAL_ANSWER_MARK
@@ -52,9 +53,8 @@ def evaluate_checkpoint(
     the answers in the order of the items.
 
     Raises:
-        UserError: the tokenizer is not the model's, logits are not finite, an
-            item's answer is empty, longer than config.max_new_tokens, or would not
-            itself be graded correct.
+        UserError: the tokenizer is not the model's, an item's answer is empty, longer
+            than config.max_new_tokens, or would not itself be graded correct.
     """
     if tokenizer.vocabulary_size > model.config.vocabulary_size:
         raise UserError(
@@ -74,8 +74,7 @@ def evaluate_checkpoint(
         batch_sequences=config.batch_items,
     )
     found = {
-        place: (value, sample.text)
-        for place, value, sample in zip(fitting, bits, samples, strict=True)
+        place: (value, sample) for place, value, sample in zip(fitting, bits, samples, strict=True)
     }
     answers = [_answer_row(step, one, *found.get(at, (None, None))) for at, one in enumerate(asked)]
     groups: dict[tuple[str, str], list[AnswerRow]] = {}
@@ -99,7 +98,12 @@ def first_items(items: Sequence[EvaluationItem], limit: int) -> list[EvaluationI
 def score_row(answers: Sequence[AnswerRow], tokens: int) -> ScoreRow:
     """Means over the answers of one task and split at one checkpoint."""
     first = answers[0]
-    scored = [(answer, answer.answer_bits) for answer in answers if answer.answer_bits is not None]
+    scored = [
+        (answer, answer.answer_bits)
+        for answer in answers
+        if answer.answer_bits is not None and answer.reason != NOT_FINITE
+    ]
+    not_finite = sum(answer.reason == NOT_FINITE for answer in answers)
     accuracy, accuracy_error = share_and_error([bool(one.correct) for one, _ in scored])
     per_byte, byte_error = mean_and_error([bits / one.num_answer_bytes for one, bits in scored])
     per_token, token_error = mean_and_error([bits / one.num_answer_tokens for one, bits in scored])
@@ -110,7 +114,7 @@ def score_row(answers: Sequence[AnswerRow], tokens: int) -> ScoreRow:
         split=first.split,
         num_items=len(answers),
         num_scored=len(scored),
-        num_ungradable=sum(answer.correct is None for answer, _ in scored),
+        num_ungradable=not_finite + sum(answer.correct is None for answer, _ in scored),
         accuracy=accuracy,
         accuracy_standard_error=accuracy_error,
         bits_per_byte=per_byte,
@@ -120,6 +124,7 @@ def score_row(answers: Sequence[AnswerRow], tokens: int) -> ScoreRow:
         answer_bits=mean_and_error([bits for _, bits in scored])[0],
         answer_probability=mean_and_error([2.0**-bits for _, bits in scored])[0],
         num_joined=sum(answer.joined for answer, _ in scored),
+        num_not_finite=not_finite,
     )
 
 
@@ -147,17 +152,30 @@ def _encode(
     )
 
 
-def _answer_row(step: int, asked: _Asked, bits: float | None, text: str | None) -> AnswerRow:
-    verdict = None if text is None else grade_item(text, asked.item)
+def _answer_row(step: int, asked: _Asked, bits: float | None, sample: Sample | None) -> AnswerRow:
+    correct, reason = _graded(asked, bits, sample)
     return AnswerRow(
         step=step,
         item=asked.item.id,
         task=asked.item.task,
         split=asked.item.split,
-        generated=text,
-        correct=None if verdict is None else verdict.correct,
+        generated=None if sample is None else sample.text,
+        correct=correct,
         answer_bits=bits,
         num_answer_tokens=asked.question.num_answer_tokens,
         num_answer_bytes=asked.question.num_bytes,
         joined=asked.question.joined,
+        reason=reason,
     )
+
+
+def _graded(
+    asked: _Asked, bits: float | None, sample: Sample | None
+) -> tuple[bool | None, str | None]:
+    """Whether the answer is right, or None and why that cannot be said."""
+    if sample is None:
+        return None, "prompt and answer are longer than the context"
+    if bits is None or sample.finish == "not_finite":
+        return None, NOT_FINITE
+    correct = grade_item(sample.text, asked.item).correct
+    return correct, "no final answer" if correct is None else None

@@ -14,7 +14,7 @@ from isoflop.graders.exact import final_answer_in, grade, grade_item
 from isoflop.graders.final_answer import grade_math
 from isoflop.graders.latex import grade_latex
 from isoflop.graders.numbers import canonical_number
-from isoflop.graders.verdict import Grade, Verdict
+from isoflop.graders.verdict import Grade, Verdict, ungradable
 
 __all__ = [
     "Grade",
@@ -26,4 +26,5 @@ __all__ = [
     "grade_item",
     "grade_latex",
     "grade_math",
+    "ungradable",
 ]

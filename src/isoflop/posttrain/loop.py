@@ -40,6 +40,7 @@ from isoflop.posttrain.rollouts import (
     Prompted,
     Rollout,
     answers_of_parts,
+    check_finite,
     encode_prompts,
     forget_other_steps,
     prompts_of_step,
@@ -307,6 +308,7 @@ def _validate(
             max_new_tokens=config.max_response_tokens,
             batch_sequences=config.batch_sequences,
         )
+        check_finite(samples, one.prompts)
         rewards = checked_rewards(
             one.problems,
             [

@@ -21,7 +21,7 @@ from isoflop.config import UserError
 from isoflop.corpus.seeds import generator, stable_hash
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.sampling.ours import OurGenerator
-from isoflop.evaluate.sampling.samples import Request, Sample, SampleRecord
+from isoflop.evaluate.sampling.samples import NOT_FINITE, Request, Sample, SampleRecord
 from isoflop.evaluate.tasks.problem import Problem
 from isoflop.model.moe import MoE, SelectionNoise
 from isoflop.model.transformer import Transformer
@@ -170,11 +170,28 @@ def _sample(
         temperature=config.temperature,
         top_p=config.top_p,
     )
+    samples = list(sampler.generate(requests, sampling))
+    check_finite(samples, prompts)
     found = [
         _Sampled(prompts[sample.request], seeds[sample.request][sample.seed], sample)
-        for sample in sampler.generate(requests, sampling)
+        for sample in samples
     ]
     return sorted(found, key=lambda one: (one.sample.request, one.place))
+
+
+def check_finite(samples: Sequence[Sample], prompts: Sequence[Prompted]) -> None:
+    """Nothing can be learnt from weights that say nothing.
+
+    Raises:
+        UserError: logits that are not finite; the problem is named.
+    """
+    for sample in samples:
+        if sample.finish == "not_finite":
+            raise UserError(
+                f"problem {prompts[sample.request].problem.id!r}: {NOT_FINITE} after "
+                f"{len(sample.tokens)} tokens of an answer (training diverged or the weights are "
+                "damaged); begin with another checkpoint or a lower learning_rate"
+            )
 
 
 def _rewarded(

@@ -178,16 +178,20 @@ def test_items_missing_or_given_twice_are_refused(trained, merging):
         run(trained, merging)
 
 
-def test_a_diverged_checkpoint_is_named_and_the_earlier_ones_are_kept(trained, merging):
+def test_a_diverged_checkpoint_has_no_scores_and_the_earlier_ones_have(trained, merging):
     folder = trained / "train" / "checkpoints" / "step-00000100"
     model = load_checkpoint(folder)
     with torch.no_grad():
         model.head.fill_(math.nan)
     save_checkpoint(model, folder)
-    with pytest.raises(UserError, match="step-00000100: the model's logits are not finite"):
-        run(trained, merging)
-    kept = sorted(path.name for path in (trained / "out" / "parts").glob("scores-*"))
-    assert kept == ["scores-00000005.jsonl", "scores-00000020.jsonl"]
+    run(trained, merging)
+    rows = list(read_rows(trained / "out" / "scores.jsonl", ScoreRow))
+    for row in rows:
+        lost = row.num_items if row.step == 100 else 0
+        assert row.num_not_finite == lost
+        assert row.num_scored == row.num_items - lost
+        assert (row.accuracy is None) == (row.bits_per_byte is None) == (row.step == 100)
+    assert {row.step for row in rows} == {5, 20, 100}
 
 
 def test_a_checkpoint_cut_short_is_named(trained, merging):

@@ -271,3 +271,21 @@ def test_defaults_are_the_studys():
         105,
     )
     assert config.max_gradient_l1_norm is None
+
+
+@pytest.mark.parametrize("where", ["validation", "rollouts"])
+def test_logits_that_are_not_finite_stop_the_run_and_name_the_problem(
+    checkpoint, tokenizer, make_config, problems, tmp_path, where
+):
+    """Only for prompts with one digit: a step whose problems miss it must not hide it."""
+    broken = load_checkpoint(checkpoint)
+    with torch.no_grad():
+        broken.embedding[tokenizer.encode("7")] = float("nan")
+    save_checkpoint(broken, tmp_path / "broken")
+    changes = {"validation": ()} if where == "rollouts" else {}
+    config = make_config(prompts_per_step=12, mini_batch_prompts=12)
+    with pytest.raises(
+        UserError, match=r"problem 'digits/seen/7': the model's logits are not finite after"
+    ):
+        trained(tmp_path / "run", tmp_path / "broken", tokenizer, config, problems, **changes)
+    assert not list(read_rows(tmp_path / "run" / "steps.jsonl", GrpoStepRow))

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoflop.config import UserError
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.model.ops.build import call, native_available
 
@@ -31,27 +30,19 @@ def choose(
 ) -> tuple[Int[Tensor, " samples"], Float[Tensor, " samples"] | None]:
     """The next token of each sample; at temperature 0 the most probable, of equals the first.
 
+    -1 where a row holds a number that is not finite; its log-probability means nothing.
+
     `uniform` is in [0, 1): the token is the one at which the cumulative probability of the tokens
     that may be drawn passes it. Tokens as probable as the last of these may be drawn too.
 
     Args:
         with_log_probs: also tell each token's log-probability in nats at the temperature, before any
             token is excluded; at temperature 0, at temperature 1.
-
-    Raises:
-        UserError: logits that are not finite.
     """
     if logits.device.type == "cpu" and native_available():
-        chosen, log_probs = _choose_native(logits, sampling, uniform, with_log_probs)
-    else:
-        chosen = choose_in_torch(logits, sampling, uniform)
-        log_probs = _log_probs(logits, sampling, chosen) if with_log_probs else None
-    if int(chosen.min()) < 0:
-        raise UserError(
-            "the model's logits are not finite (training diverged or the weights are damaged); "
-            "sample from an earlier checkpoint"
-        )
-    return chosen, log_probs
+        return _choose_native(logits, sampling, uniform, with_log_probs)
+    chosen = choose_in_torch(logits, sampling, uniform)
+    return chosen, _log_probs(logits, sampling, chosen) if with_log_probs else None
 
 
 def _log_probs(logits: Tensor, sampling: Sampling, chosen: Tensor) -> Tensor:

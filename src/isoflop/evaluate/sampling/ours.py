@@ -4,7 +4,8 @@ What all prompts begin with, shots for example, is computed once; then each prom
 once, several together; its keys and values are copied to the place of each of its samples.
 What a sample is does not depend on which others stand beside it, but for rounding in matrix
 products, whose groups of rows differ. A token differs by that only if its draw falls within
-rounding of the border between two tokens. The same call gives the same bits.
+rounding of the border between two tokens. The same call gives the same bits. A sample for whose
+next token the model has no finite logits ends there, as "not_finite"; the others go on.
 """
 
 import copy
@@ -67,8 +68,8 @@ class OurGenerator:
         """Samples as they finish.
 
         Raises:
-            UserError: an empty prompt or one without room to answer, logits that are not finite,
-                or more experts a token than there are.
+            UserError: an empty prompt or one without room to answer, or more experts a token than
+                there are.
         """
         asked = [request for request in requests if request.seeds]
         if not asked:
@@ -211,27 +212,35 @@ class _Batch:
         if log_probs is not None:
             self.log_probs[places, counts] = log_probs.cpu().numpy()
         tokens = chosen.cpu().numpy()
+        lost = tokens < 0
+        # What stands at a lost sample's place is no token of it, but is read once more.
+        tokens = np.where(lost, 0, tokens)
         self.newest[places] = self.tokens[places, counts] = tokens
         self.position[places] += 1
         self.counts[places] += 1
-        ended = tokens == self.end_of_text_id
+        ended = (tokens == self.end_of_text_id) & ~lost
         full = self.counts[places] >= self.most[places]
         # Few samples end at one step: only they, and those that may hold a stop text, are looked at.
-        suspects = ended | full | self.stops.may_end(tokens)
+        suspects = ended | full | self.stops.may_end(tokens) | lost
         return [
             sample
             for index in np.flatnonzero(suspects).tolist()
-            if (sample := self._ended(places[index], ended=bool(ended[index]))) is not None
+            if (sample := self._ended(places[index], bool(ended[index]), bool(lost[index])))
+            is not None
         ]
 
-    def _ended(self, place: int, *, ended: bool) -> Sample | None:
-        """The sample at this place, if its newest token is its last."""
+    def _ended(self, place: int, ended: bool, lost: bool) -> Sample | None:
+        """The sample at this place, if its newest token is its last, or if there was none for it."""
         running, count = self.running[place], int(self.counts[place])
         assert running is not None
-        said = tuple(self.tokens[place, : count - ended].tolist())
-        if not (ended or self.stops.in_newest(said) or count >= self.most[place]):
+        said = tuple(self.tokens[place, : count - (ended or lost)].tolist())
+        if not (ended or lost or self.stops.in_newest(said) or count >= self.most[place]):
             return None
         self.running[place] = None
+        if lost:
+            # Attention's zeros times a NaN that stays here would be NaN in the next sample.
+            for layer in self.cache:
+                layer.keys[place] = layer.values[place] = 0
         # A free place is computed all the same; its position must stay within the cache.
         self.position[place] = 0
         text, cut = self.stops.text(said)
@@ -240,7 +249,7 @@ class _Batch:
             seed=running.seed,
             tokens=said,
             text=text,
-            finish=finish_of(stopped=cut, ended=ended),
+            finish="not_finite" if lost else finish_of(stopped=cut, ended=ended),
             record=self._recorded(running, place) if self.record else None,
         )
 

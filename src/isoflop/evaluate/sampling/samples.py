@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 from isoflop.evaluate.sampling.config import Sampling
 
-Finish = Literal["stop", "end_of_text", "length"]
-"""Why a sample ended."""
+Finish = Literal["stop", "end_of_text", "length", "not_finite"]
+"""Why a sample ended; "not_finite": the model had no finite logits for its next token."""
+
+NOT_FINITE = "the model's logits are not finite"
+"""Reason of an answer that cannot be graded for it: training diverged or weights are damaged."""
 
 GREEDY_SEED = 0
 """Of a prompt's one sample at temperature 0, which draws nothing."""

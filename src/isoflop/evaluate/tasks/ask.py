@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from isoflop.config import UserError
 from isoflop.evaluate.config import ContextStart
 from isoflop.evaluate.sampling.config import Sampling
-from isoflop.evaluate.sampling.samples import GREEDY_SEED, Generator, Request, Sample
+from isoflop.evaluate.sampling.samples import GREEDY_SEED, NOT_FINITE, Generator, Request, Sample
 from isoflop.evaluate.tasks.fit import Fitted, fit
 from isoflop.evaluate.tasks.losses import GoldLoss, gold_losses
 from isoflop.evaluate.tasks.problem import Problem, Task
 from isoflop.evaluate.tasks.results import TaskItemRow
-from isoflop.evaluate.tasks.score import Runner, score_texts
-from isoflop.graders import Grade
+from isoflop.evaluate.tasks.score import Runner, score_samples
+from isoflop.graders import Grade, ungradable
 from isoflop.model.transformer import Transformer
 from isoflop.records import storable, storable_or_none
 from isoflop.tokens.tokenizer import Tokenizer
@@ -52,10 +52,10 @@ class Examinee:
 def ask(
     examinee: Examinee, task: Task, problems: Sequence[Problem], sampling: Sampling
 ) -> list[TaskItemRow]:
-    """One row a problem, in order.
+    """One row a problem, in order. Where logits are not finite the problem is ungradable.
 
     Raises:
-        UserError: logits that are not finite, or a tokenizer that cannot part a token at a join.
+        UserError: a tokenizer that cannot part a token at a join.
     """
     tokenizer, start = examinee.tokenizer, examinee.start
     room = examinee.model.config.sequence_length
@@ -87,35 +87,41 @@ def _answers(
     requests = [Request(prompt=one.prompt, seeds=(GREEDY_SEED,)) for one in asked]
     found = {one.request: one for one in examinee.generator.generate(requests, sampling)}
     samples = [found[place] for place in range(len(asked))]
-    answers = [(one.problem, sample.text) for one, sample in zip(asked, samples, strict=True)]
-    strict = score_texts(task, answers, examinee.sandbox)
+    answers = [(one.problem, sample) for one, sample in zip(asked, samples, strict=True)]
+    strict = score_samples(task, answers, examinee.sandbox)
     if task.scorer != "number":
         return [*samples], [*strict], [*nothing]
-    return [*samples], [*strict], [*score_texts(task, answers, None, extraction="flexible")]
+    return [*samples], [*strict], [*score_samples(task, answers, None, extraction="flexible")]
 
 
 def _asked_row(
     task: Task,
     fitted: Fitted,
-    loss: GoldLoss,
+    loss: GoldLoss | None,
     sample: Sample | None,
     strict: Grade | None,
     flexible: Grade | None,
 ) -> TaskItemRow:
     problem, gold = fitted.problem, fitted.gold
+    if loss is None:
+        # A model that has no figure for the gold answer has none that an answer could be held to.
+        strict, flexible = (
+            ungradable(NOT_FINITE),
+            None if flexible is None else ungradable(NOT_FINITE),
+        )
     return TaskItemRow(
         task=task.name,
         item=problem.id,
         num_shots=len(problem.shots),
         num_cut_shots=fitted.num_cut_shots,
         refused=False,
-        bits=loss.bits,
+        bits=None if loss is None else loss.bits,
         num_answer_tokens=gold.num_answer_tokens,
         num_answer_bytes=gold.num_bytes,
         joined=gold.joined,
-        reference_bits=loss.reference_bits,
-        reference_tokens=loss.reference_tokens,
-        choice_bits=loss.choice_bits,
+        reference_bits=None if loss is None else loss.reference_bits,
+        reference_tokens=None if loss is None else loss.reference_tokens,
+        choice_bits=None if loss is None else loss.choice_bits,
         gold_choice=problem.gold_choice,
         generated=None if sample is None else storable(sample.text),
         finish=None if sample is None else sample.finish,
@@ -127,9 +133,9 @@ def _asked_row(
     )
 
 
-def _correct(problem: Problem, loss: GoldLoss, grade: Grade | None) -> bool | None:
+def _correct(problem: Problem, loss: GoldLoss | None, grade: Grade | None) -> bool | None:
     """By the grader, or for choices by the fewest bits; the first of equals."""
-    if loss.choice_bits is not None:
+    if loss is not None and loss.choice_bits is not None:
         return loss.choice_bits.index(min(loss.choice_bits)) == problem.gold_choice
     return None if grade is None else grade.verdict.correct
 

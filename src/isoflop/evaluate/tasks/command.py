@@ -62,10 +62,15 @@ def score_to_text(score: TaskScoreRow, loaded: LoadedTask, folder: Path | None) 
     """The score as lines for people."""
     lines = [
         f"{score.task} version {score.version}, {score.style}, {score.num_shots} shots",
-        f"{score.num_items} problems of {loaded.data}: {score.num_scored} asked, "
+        f"{score.num_items} problems of {loaded.data}: {score.num_scored + score.num_not_finite} asked, "
         f"{score.num_cut_shots} of them with fewer shots; {score.num_refused} too long for the "
         f"context; {score.num_set_aside} rows set aside{_reasons(loaded)}",
     ]
+    if score.num_not_finite:
+        lines.append(
+            f"not finite                  {score.num_not_finite} problems have logits that are not "
+            "finite: ungradable, in no mean"
+        )
     for name in ("accuracy", "accuracy_flexible", "accuracy_per_character", "accuracy_per_byte"):
         lines += _figure(score, name, percent=True)
     if score.num_ungradable is not None:

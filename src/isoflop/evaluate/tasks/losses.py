@@ -34,21 +34,18 @@ class GoldLoss(NamedTuple):
 
 def gold_losses(
     model: Transformer, tokenizer: Tokenizer, fitted: Sequence[Fitted], *, batch_items: int
-) -> list[GoldLoss]:
-    """The losses of each problem, in order.
-
-    Raises:
-        UserError: logits that are not finite.
-    """
+) -> list[GoldLoss | None]:
+    """The losses of each problem, in order; None where logits of any of its answers are not finite."""
     questions = [question for one in fitted for question in one.questions]
     firsts = [reference_cut(one, place) for one in fitted for place in range(len(one.questions))]
     scored = score_answers(model, tokenizer, questions, firsts, batch_items=batch_items)
-    losses = []
+    losses: list[GoldLoss | None] = []
     at = 0
     for one in fitted:
         mine = scored[at : at + len(one.questions)]
         at += len(one.questions)
-        losses.append(_gold_loss(one, mine))
+        finite = [answer for answer in mine if answer is not None]
+        losses.append(_gold_loss(one, finite) if len(finite) == len(mine) else None)
     return losses
 
 

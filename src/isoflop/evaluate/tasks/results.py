@@ -19,7 +19,7 @@ class TaskItemRow:
     refused: bool
     """Whether the problem does not fit even without shots. Then nothing was measured."""
     bits: float | None
-    """Of the gold answer, given the prompt."""
+    """Of the gold answer, given the prompt; None also where the logits are not finite."""
     num_answer_tokens: int | None
     num_answer_bytes: int
     joined: bool | None
@@ -35,7 +35,7 @@ class TaskItemRow:
     generated: str | None
     """None: nothing was generated."""
     finish: str | None
-    """Why generation ended: "stop", "end_of_text" or "length"."""
+    """Why generation ended: "stop", "end_of_text", "length" or "not_finite"."""
     answer: str | None
     """What was extracted and graded; None where nothing could be."""
     correct: bool | None
@@ -46,12 +46,18 @@ class TaskItemRow:
     """The same with the flexible extraction, for answers that are numbers; else None."""
     correct_flexible: bool | None
 
+    @property
+    def not_finite(self) -> bool:
+        """Whether logits that were asked for are not finite. Then the item enters no mean."""
+        return not self.refused and (self.bits is None or self.finish == "not_finite")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskScoreRow:
     """One benchmark on one checkpoint. Written by evaluate.tasks.
 
-    Means are over the problems that fit the context; each has its standard error.
+    Means are over the problems that fit the context and whose logits are finite; each has its
+    standard error.
     """
 
     task: str
@@ -69,9 +75,9 @@ class TaskScoreRow:
     num_cut_shots: int
     """Problems asked with fewer worked examples than were asked for."""
     num_scored: int
-    """num_items - num_refused."""
+    """Problems in the means: num_items - num_refused - num_not_finite."""
     num_ungradable: int | None
-    """Generated answers without anything a grader could read: they count as wrong."""
+    """Answers without anything a grader could read, which count as wrong, and the num_not_finite."""
     accuracy: float | None
     accuracy_standard_error: float | None
     num_ungradable_flexible: int | None
@@ -99,3 +105,5 @@ class TaskScoreRow:
     """Over the items in which its cut leaves a token."""
     largest_reference_difference: float | None
     """Bits of one item, by absolute value."""
+    num_not_finite: int = 0
+    """Problems whose logits are not finite: ungradable, and in no mean."""

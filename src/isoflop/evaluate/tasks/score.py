@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from isoflop.config import UserError
+from isoflop.evaluate.sampling.samples import NOT_FINITE, Sample
 from isoflop.evaluate.tasks.gsm8k import FUNCTION_HEAD
 from isoflop.evaluate.tasks.problem import Problem, Task
 from isoflop.graders import (
@@ -14,6 +15,7 @@ from isoflop.graders import (
     grade_aliases,
     grade_latex,
     grade_math,
+    ungradable,
 )
 from isoflop.graders.exact import FINAL_ANSWER_MARK
 from isoflop.sandbox import Outcome, Program
@@ -60,6 +62,22 @@ def score_texts(
     if task.scorer in ("program", "output"):
         return _run(task, answers, sandbox)
     return [_read(task, problem, text, extraction) for problem, text in answers]
+
+
+def score_samples(
+    task: Task,
+    answers: Sequence[tuple[Problem, Sample]],
+    sandbox: Runner | None,
+    *,
+    extraction: Extraction = "strict",
+) -> list[Grade]:
+    """As `score_texts`; a sample that broke off for want of finite logits is ungradable, not read."""
+    whole = [(one, sample.text) for one, sample in answers if sample.finish != "not_finite"]
+    grades = iter(score_texts(task, whole, sandbox, extraction=extraction))
+    return [
+        ungradable(NOT_FINITE) if sample.finish == "not_finite" else next(grades)
+        for _, sample in answers
+    ]
 
 
 def program_of(task: Task, problem: Problem, text: str) -> Program:

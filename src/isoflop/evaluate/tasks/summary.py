@@ -19,10 +19,13 @@ class _Losses(NamedTuple):
 
 
 def summarise(loaded: LoadedTask, rows: Sequence[TaskItemRow]) -> TaskScoreRow:
-    """Means over the problems that fit the context."""
-    asked = [row for row in rows if not row.refused]
+    """Means over the problems that fit the context and whose logits are finite."""
+    num_not_finite = sum(row.not_finite for row in rows)
+    asked = [row for row in rows if not (row.refused or row.not_finite)]
+    is_graded = loaded.task.scorer == "choice" or any(row.generated is not None for row in rows)
     graded = [row for row in asked if row.generated is not None or row.choice_bits is not None]
-    flexible = graded if loaded.task.scorer == "number" else []
+    is_flexible = is_graded and loaded.task.scorer == "number"
+    flexible = graded if is_flexible else []
     accuracy = share_and_error([bool(row.correct) for row in graded])
     accuracy_flexible = share_and_error([bool(row.correct_flexible) for row in flexible])
     per_character = share_and_error(_by_length(loaded, asked, lambda text: len(text)))
@@ -36,14 +39,18 @@ def summarise(loaded: LoadedTask, rows: Sequence[TaskItemRow]) -> TaskScoreRow:
         data_digest=loaded.data_digest,
         num_items=len(rows),
         num_set_aside=len(loaded.set_aside),
-        num_refused=len(rows) - len(asked),
+        num_refused=sum(row.refused for row in rows),
         num_cut_shots=sum(row.num_cut_shots > 0 for row in asked),
         num_scored=len(asked),
-        num_ungradable=sum(row.correct is None for row in graded) if graded else None,
+        num_ungradable=(
+            num_not_finite + sum(row.correct is None for row in graded) if is_graded else None
+        ),
         accuracy=accuracy[0],
         accuracy_standard_error=accuracy[1],
         num_ungradable_flexible=(
-            sum(row.correct_flexible is None for row in flexible) if flexible else None
+            num_not_finite + sum(row.correct_flexible is None for row in flexible)
+            if is_flexible
+            else None
         ),
         accuracy_flexible=accuracy_flexible[0],
         accuracy_flexible_standard_error=accuracy_flexible[1],
@@ -62,12 +69,13 @@ def summarise(loaded: LoadedTask, rows: Sequence[TaskItemRow]) -> TaskScoreRow:
         largest_reference_difference=max(
             (abs(reference_difference(row)) for row in asked), default=None
         ),
+        num_not_finite=num_not_finite,
     )
 
 
 def join_audit(rows: Sequence[TaskItemRow]) -> list[TaskItemRow]:
     """The items in which the reference's cut does not fall on the join, most affected first."""
-    affected = [row for row in rows if not row.refused and is_miscut(row)]
+    affected = [row for row in rows if row.bits is not None and is_miscut(row)]
     return sorted(affected, key=lambda row: -abs(reference_difference(row)))
 
 

@@ -20,7 +20,10 @@ SampleScores = Mapping[tuple[str, int], float]
 
 @dataclass(frozen=True)
 class ProblemSamples:
-    """The samples of one problem, in their order."""
+    """The samples of one problem, in their order, without those whose logits were not finite.
+
+    The model said nothing there that could be right or wrong; they are in `extraction` alone.
+    """
 
     item: str
     answers: tuple[str | None, ...]
@@ -44,17 +47,25 @@ def by_problem(
         if row.sample in of_item:
             raise UserError(f"sample {row.sample} of item {row.item!r} stands twice")
         of_item[row.sample] = row
+    finite = {
+        item: {place: of_item[place] for place in sorted(of_item) if _is_finite(of_item[place])}
+        for item, of_item in grouped.items()
+    }
     if reading == "flexible" and all(row.correct_flexible is None for row in rows):
         raise UserError("these answers have no flexible reading (only numbers have one)")
     return [
         ProblemSamples(
             item=item,
-            answers=tuple(_answer(of_item[place], reading) for place in sorted(of_item)),
-            right=tuple(bool(_correct(of_item[place], reading)) for place in sorted(of_item)),
-            scores=_scores(item, sorted(of_item), scores),
+            answers=tuple(_answer(row, reading) for row in of_item.values()),
+            right=tuple(bool(_correct(row, reading)) for row in of_item.values()),
+            scores=_scores(item, list(of_item), scores),
         )
-        for item, of_item in grouped.items()
+        for item, of_item in finite.items()
     ]
+
+
+def _is_finite(row: SampleRow) -> bool:
+    return row.finish != "not_finite"
 
 
 def sample_numbers(most: int) -> list[int]:

@@ -55,7 +55,7 @@ class OverlapRow:
 
 
 def problem_map(checkpoints: Mapping[str, Sequence[ProblemSamples]]) -> list[MapRow]:
-    """A row for each problem, in the order of the first checkpoint.
+    """A row for each problem that every checkpoint has samples of, in the order of the first.
 
     Raises:
         UserError: checkpoints were asked different problems.
@@ -79,6 +79,7 @@ def problem_map(checkpoints: Mapping[str, Sequence[ProblemSamples]]) -> list[Map
             solved={name: is_solved(found[item]) for name, found in by_name.items()},
         )
         for item in items
+        if all(found[item].right for found in by_name.values())
     ]
 
 
@@ -95,9 +96,12 @@ def overlaps(checkpoints: Mapping[str, Sequence[ProblemSamples]]) -> list[Overla
         UserError: checkpoints were asked different problems.
     """
     rows = problem_map(checkpoints)
+    if not rows:
+        return []
+    sampled = {name: [one for one in many if one.right] for name, many in checkpoints.items()}
     found = [
         overlap(name, name, *_solved_by_halves(problems))
-        for name, problems in checkpoints.items()
+        for name, problems in sampled.items()
         if min(len(one.right) for one in problems) > 1
     ]
     names = list(checkpoints)

@@ -149,7 +149,9 @@ def unique_names(sampled: Sequence[SampledRun]) -> list[str]:
 
 
 def _curve(problems: Sequence[ProblemSamples]) -> list[CurveRow]:
-    return curve(problems, sample_numbers(max(len(one.right) for one in problems)))
+    most = max(len(one.right) for one in problems)
+    # Without a single finite sample there is still a line that says so.
+    return curve(problems, sample_numbers(max(1, most)))
 
 
 def votes_to_json(found: Votes) -> str:

@@ -16,7 +16,7 @@ class SampleRow:
     num_tokens: int
     """Generated, the end of text not counted."""
     finish: str
-    """Why it ended: "stop", "end_of_text" or "length"."""
+    """Why it ended: "stop", "end_of_text", "length" or "not_finite"."""
     text: str
     answer: str | None
     """In one spelling, by which equal answers vote together; None: none could be read."""
@@ -39,7 +39,7 @@ class CurveRow:
 
     num_samples: int
     num_problems: int
-    """With at least so many samples."""
+    """With at least so many samples for which the logits were finite."""
     coverage: float | None
     """Share of problems of which at least one sample is right: pass@k, the unbiased estimator."""
     coverage_standard_error: float | None
@@ -62,7 +62,7 @@ class ExtractionRow:
     """How many samples a grader could read, by why they ended."""
 
     finish: str
-    """"stop", "end_of_text", "length", or "all"."""
+    """"stop", "end_of_text", "length", "not_finite", or "all"."""
     num_samples: int
     num_ungradable: int
     num_ungradable_flexible: int | None

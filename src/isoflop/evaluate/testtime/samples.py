@@ -26,7 +26,7 @@ from isoflop.evaluate.tasks.ask import Examinee
 from isoflop.evaluate.tasks.fit import Fitted, fit
 from isoflop.evaluate.tasks.problem import LoadedTask, Problem
 from isoflop.evaluate.tasks.run import file_digest
-from isoflop.evaluate.tasks.score import score_texts
+from isoflop.evaluate.tasks.score import score_samples
 from isoflop.evaluate.testtime.rows import SampleRow
 from isoflop.folders import stage_folder, working_in
 from isoflop.graders import Grade
@@ -189,11 +189,11 @@ def _group_rows(
         key=lambda sample: (sample.request, places[sample.request][sample.seed]),
     )
     task = loaded.task
-    answers = [(group[sample.request].problem, sample.text) for sample in drawn]
-    strict: Sequence[Grade] = score_texts(task, answers, examinee.sandbox)
+    answers = [(group[sample.request].problem, sample) for sample in drawn]
+    strict: Sequence[Grade] = score_samples(task, answers, examinee.sandbox)
     flexible: Sequence[Grade | None] = [None] * len(drawn)
     if task.scorer == "number":
-        flexible = score_texts(task, answers, None, extraction="flexible")
+        flexible = score_samples(task, answers, None, extraction="flexible")
     return [
         _sample_row(problem, places[sample.request][sample.seed], sample, one, other)
         for sample, (problem, _), one, other in zip(drawn, answers, strict, flexible, strict=True)

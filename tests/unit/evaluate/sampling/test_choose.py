@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from isoflop.config import UserError
 from isoflop.evaluate.sampling.choose import choose, choose_in_torch, uniforms
 from isoflop.evaluate.sampling.config import Sampling
 
@@ -110,10 +109,16 @@ def test_temperature_0_is_the_most_probable_and_of_equals_the_first():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_not_finite_are_refused(bad, temperature):
-    logits = torch.tensor([[0.0, bad]])
-    with pytest.raises(UserError, match="not finite"):
-        choose(logits, sampling(temperature=temperature), torch.tensor([0.5]))
+@pytest.mark.parametrize("with_log_probs", [True, False])
+def test_a_row_that_is_not_finite_has_no_token_and_the_others_have(
+    bad, temperature, with_log_probs
+):
+    logits = torch.tensor([[0.0, 9.0], [0.0, bad], [9.0, 0.0]])
+    given = (logits, sampling(temperature=temperature), torch.full((3,), 0.5))
+    found, log_probs = choose(*given, with_log_probs=with_log_probs)
+    assert found.tolist() == choose_in_torch(*given).tolist() == [1, -1, 0]
+    if log_probs is not None:
+        assert log_probs[[0, 2]].isfinite().all()
 
 
 def test_numbers_are_uniform_and_those_of_neighbours_do_not_hang_together():
