@@ -30,7 +30,7 @@ PANEL = 32
 """Columns of a panel at most, see panels.h."""
 
 BLOCK_ROWS = 128
-"""Rows that go through an expert together. Measured: 48 to 256 are within 5% (docs/log.md)."""
+"""Rows that go through an expert together. Measured: 48 to 256 are within 5% up to d256 (docs/log.md)."""
 
 
 def _padded(width: int) -> int:

@@ -29,7 +29,7 @@ FLOAT32_LEFT_ROW = 12 * 8
 """As defined in panels.h, which says why; the last is a block's tiles times LEFT."""
 
 MIN_FLOAT32_ROWS = 8
-"""Of an expert on average, from which on packing its weights pays. Measured (docs/log.md)."""
+"""Of an expert on average, from which on packing its weights pays. Chosen, not tuned."""
 
 MAX_PLAIN_DEPTH = 8192
 """Longest summed axis of a plain product done here; longer ones, a vocabulary, are done by
