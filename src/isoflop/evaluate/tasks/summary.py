@@ -25,9 +25,11 @@ def summarise(loaded: LoadedTask, rows: Sequence[TaskItemRow]) -> TaskScoreRow:
     is_graded = loaded.task.scorer == "choice" or any(row.generated is not None for row in rows)
     graded = [row for row in asked if row.generated is not None or row.choice_bits is not None]
     is_flexible = is_graded and loaded.task.scorer == "number"
-    flexible = graded if is_flexible else []
-    accuracy = share_and_error([bool(row.correct) for row in graded])
-    accuracy_flexible = share_and_error([bool(row.correct_flexible) for row in flexible])
+    flexible = [row.correct_flexible for row in graded] if is_flexible else []
+    unread_flexible = num_not_finite + flexible.count(None) if is_flexible else None
+    strict = [row.correct for row in graded]
+    accuracy = share_and_error(list(map(bool, strict)))
+    accuracy_flexible = share_and_error(list(map(bool, flexible)))
     per_character = share_and_error(_by_length(loaded, asked, lambda text: len(text)))
     per_byte = share_and_error(_by_length(loaded, asked, lambda text: len(text.encode())))
     losses = _losses(asked)
@@ -42,16 +44,10 @@ def summarise(loaded: LoadedTask, rows: Sequence[TaskItemRow]) -> TaskScoreRow:
         num_refused=sum(row.refused for row in rows),
         num_cut_shots=sum(row.num_cut_shots > 0 for row in asked),
         num_scored=len(asked),
-        num_ungradable=(
-            num_not_finite + sum(row.correct is None for row in graded) if is_graded else None
-        ),
+        num_ungradable=num_not_finite + strict.count(None) if is_graded else None,
         accuracy=accuracy[0],
         accuracy_standard_error=accuracy[1],
-        num_ungradable_flexible=(
-            num_not_finite + sum(row.correct_flexible is None for row in flexible)
-            if is_flexible
-            else None
-        ),
+        num_ungradable_flexible=unread_flexible,
         accuracy_flexible=accuracy_flexible[0],
         accuracy_flexible_standard_error=accuracy_flexible[1],
         accuracy_per_character=per_character[0],
@@ -75,7 +71,7 @@ def summarise(loaded: LoadedTask, rows: Sequence[TaskItemRow]) -> TaskScoreRow:
 
 def join_audit(rows: Sequence[TaskItemRow]) -> list[TaskItemRow]:
     """The items in which the reference's cut does not fall on the join, most affected first."""
-    affected = [row for row in rows if row.bits is not None and is_miscut(row)]
+    affected = [row for row in rows if not (row.refused or row.not_finite) and is_miscut(row)]
     return sorted(affected, key=lambda row: -abs(reference_difference(row)))
 
 
