@@ -52,6 +52,9 @@ SAME = [
     ("a number that is no file",
      "def f(n: int):\n    try:\n        open(n)\n    except TypeError:\n        return 1\n",
      "def f(n: int):\n    return 1\n"),
+    ("a number that is no path",
+     "import os\ndef f(n: int):\n    return [os.path.exists(m) for m in range(60)], n\n",
+     "def f(n: int):\n    return [False] * 60, n\n"),
     ("functions of a module that stops", ADD + "open('/no/such')\n", ADD + "open('/no/such')\n"),
 ]  # fmt: skip
 
