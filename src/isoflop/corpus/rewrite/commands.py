@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,28 +84,26 @@ def rewrite_command(
     as_json: options.AsJson = False,
 ) -> None:
     """Rewrite every text by a model or by rules; run again to go on after a kill."""
+    patience = Patience(tries=tries, request_seconds=request_seconds)
     engine = Engine(
         urls=tuple(endpoint or ()), in_process=vllm, rules=rules, key_variable=api_key_variable,
-        concurrency=concurrency, tokenizer=tokenizer,
-        patience=Patience(tries=tries, request_seconds=request_seconds),
+        concurrency=concurrency, tokenizer=tokenizer, patience=patience,
     )  # fmt: skip
     asked: dict[str, Any] = {
         "model": model, "target_language": target_language, "max_repairs": repairs,
         "instructions_as": instructions_as, "context_tokens": context_tokens,
     }  # fmt: skip
     drawn = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    suffixes = tuple(suffix or _suffixes(stage))
-    texts = CorpusInput(path=source, text_field=text_field, suffixes=suffixes)
+    texts = CorpusInput(path=source, text_field=text_field, suffixes=_suffixes(stage, suffix))
     how = how_of(stage, engine, asked, drawn, max_new_tokens)
     config = RewriteConfig(
         how=how, input_digest=input_digest(texts), limit=limit, rows_per_shard=rows_per_shard,
         lint=lint_tools(stage_of(how)) if lint else None,
     )  # fmt: skip
-    costs = _prices(price_prompt, price_completion)
-    summary = asyncio.run(rewrite_with(open_input(texts), out, config, engine, costs))
+    prices = _prices(price_prompt, price_completion)
+    summary = asyncio.run(rewrite_with(open_input(texts), out, config, engine, prices))
     typer.echo(row_to_line(summary) if as_json else summary_to_text(summary, out))
-    if summary.counts.unanswered:
-        raise typer.Exit(1)
+    raise typer.Exit(code=1 if summary.counts.unanswered else 0)
 
 
 def how_of(
@@ -249,8 +247,10 @@ def _prices(prompt: float | None, completion: float | None) -> Prices | None:
     return Prices(prompt=prompt or 0.0, completion=completion or 0.0)
 
 
-def _suffixes(stage: str) -> tuple[str, ...]:
-    """Files of a folder that a stage can read."""
+def _suffixes(stage: str, given: Sequence[str] | None) -> tuple[str, ...]:
+    """Files of a folder that are read: those asked for, or all that the stage can read."""
+    if given:
+        return tuple(given)
     language = "python" if stage == TIDY_CODE else None
     if stage in STAGES:
         language = STAGES[stage].language
