@@ -45,7 +45,8 @@ class _RankOfThread(Ranks):
     """One of several."""
 
     def __init__(self, rank: int, size: int, meeting: _Meeting):
-        self.rank, self.size = rank, size
+        self.rank = self.part = rank
+        self.parts = size
         self._meeting = meeting
 
     def total(self, value: Tensor) -> Tensor:
