@@ -87,10 +87,10 @@ def test_each_fault_has_its_name_and_is_given_up_after_all_tries(fault):
     patience = (
         QUICK
         if fault != "silence"
-        else Patience(tries=2, first_wait_seconds=0.001, request_seconds=0.1)
+        else Patience(tries=2, first_wait_seconds=0.001, request_seconds=0.5)
     )
     with serving(
-        FakeEndpoint(fault_share=1.0, faults=(fault,), silence_seconds=0.3, retry_after="0.001")
+        FakeEndpoint(fault_share=1.0, faults=(fault,), silence_seconds=1.5, retry_after="0.001")
     ) as server:
         (failure,) = ask([server.url], request(), patience=patience, counts=counts)
     assert isinstance(failure, NoReply)
