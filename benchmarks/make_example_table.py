@@ -48,6 +48,12 @@ def lab_cells() -> list[Cell]:
     return grid(base, d_models=(256, 512, 768, 1024), num_experts=(4, 8, 16, 32, 64), top_ks=(2,))
 
 
+def true_loss(active: float, tokens: float, expansion: float) -> float:
+    """Nats a token by the published joint law: active parameters, tokens read, E/k."""
+    given = (np.array([float(one)]) for one in (active, tokens, expansion))
+    return float(joint_loss(*given)[0])
+
+
 def rows(
     cells: list[Cell], tokens: tuple[float, ...], seeds: int, checkpoints: int
 ) -> Iterator[Row]:
@@ -72,9 +78,7 @@ def _row(
     model, read = cell.model, round(budget * share)
     total, active = total_params(model), active_params(model)
     expansion = model.num_experts / model.top_k
-    loss = float(
-        joint_loss(np.array([float(active)]), np.array([float(read)]), np.array([expansion]))[0]
-    )
+    loss = true_loss(active, read, expansion)
     loss *= math.exp(NOISE * (luck[0] + 0.3 * generator.normal()))
     recall = 0.35 * (loss - 1.4) + 0.02 * luck[1]
     reasoning = 0.22 * (loss - 1.4) + 0.06 * max(math.log2(expansion / 8), 0) + 0.012 * luck[2]

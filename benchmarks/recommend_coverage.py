@@ -30,7 +30,7 @@ import numpy as np
 from isoflop.analysis.recommend.candidates import Candidate, candidates
 from isoflop.analysis.recommend.choose import Choice, Scored
 from isoflop.analysis.recommend.recommend import Recommendation, Request, recommend
-from isoflop.analysis.recommend.surrogate import FEATURES, Runs
+from isoflop.analysis.recommend.runs import FEATURES, Runs
 from isoflop.analysis.recommend.text import SURE
 from isoflop.analysis.tables.check import check_table
 from isoflop.analysis.tables.files import raw_table

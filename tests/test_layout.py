@@ -1,6 +1,7 @@
 """ARCHITECTURE.md is true, and files and functions stay short enough to read."""
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 
@@ -55,3 +56,39 @@ def test_files_and_functions_are_short_and_documented(path):
         public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
         if public and node in tree.body:
             assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def _defined_names(path: Path) -> set[str]:
+    """Names that the top level of a file defines or imports."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {
+                t.id for target in targets for t in ast.walk(target) if isinstance(t, ast.Name)
+            }
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_what_a_benchmark_takes_from_the_project_is_there(path):
+    # Tests do not run benchmarks: a name that moved would be found by a reader, too late.
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        sibling = path.parent / f"{node.module}.py"
+        if node.module.startswith("isoflop"):
+            found = importlib.util.find_spec(node.module)
+            assert found is not None, node.module
+            sibling = Path(found.origin or "")
+            names = _defined_names(sibling) | {p.stem for p in sibling.parent.glob("*")}
+        elif sibling.exists():
+            names = _defined_names(sibling)
+        else:
+            continue
+        missing = {alias.name for alias in node.names} - names
+        assert not missing, f"{path.name}: {node.module} has no {', '.join(sorted(missing))}"

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from isoflop.analysis.recommend.candidates import Candidate
+from isoflop.analysis.recommend.runs import Runs, Settings
 from isoflop.analysis.recommend.speed import Speed
-from isoflop.analysis.recommend.surrogate import Runs, Settings
 
 REACH = 10.0
 """How many times beyond the range of the table a setting may lie to be predicted at all. Chosen: a

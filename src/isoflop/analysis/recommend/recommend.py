@@ -27,8 +27,9 @@ from isoflop.analysis.recommend.choose import (
 )
 from isoflop.analysis.recommend.columns import task_column
 from isoflop.analysis.recommend.next_runs import NextRun, next_runs
+from isoflop.analysis.recommend.runs import FEATURES, Runs
 from isoflop.analysis.recommend.speed import Speed, learn_speed
-from isoflop.analysis.recommend.surrogate import FEATURES, Runs, Surrogate, learn
+from isoflop.analysis.recommend.surrogate import Surrogate, learn
 from isoflop.analysis.tables.run_table import RunTable
 from isoflop.config import UserError
 

@@ -1,19 +1,19 @@
 """Predictions of a figure for settings that were not run, with draws of their error.
 
-Two kinds of model compete, and the one that predicts left-out cells better is kept:
+    figure = trend + what the trend misses (field.py)
 
-    surface    a parabola in the logarithms of what varies: it can turn, as reasoning may
+Two kinds of trend share the draws by how well they predict left-out cells:
+
+    surface    a plane or a parabola in the logarithms of what varies: universal kriging, coefficients by
+               generalised least squares under the field (Matheron 1969; Cressie 1993, section 3.4)
     law        a published form (joint or chinchilla), where the table allows its fit
 
-Losses are modelled by their logarithm, accuracies as they are. Errors are drawn by the wild
-bootstrap over cells (`fits.bootstrap`), for the surface in closed form. No model is the truth: left-out
-cells miss it by more than seeds explain, and as much is added to the draws, as a smooth random
-field over the settings, so that neighbours err alike and a run at a place tells of its own error.
+Losses are modelled by their logarithm, accuracies as they are.
 
 Shapes in this file:
     points     runs of the table
+    cells      settings that were run
     places     settings to predict
-    draws      replicates of the bootstrap
     terms      terms of the surface
 """
 
@@ -28,63 +28,17 @@ from isoflop.analysis.fits.fit import robust_fit
 from isoflop.analysis.fits.points import Points
 from isoflop.analysis.fits.projection import Problem, Solution, solve
 from isoflop.analysis.laws.catalogue import LAWS
+from isoflop.analysis.recommend.field import DRAWS, SEED, Field, LeftOut, fields, least_variance
+from isoflop.analysis.recommend.runs import Cells, Runs, Settings
 from isoflop.config import UserError
 
-FEATURES = ("active_params", "expansion", "tokens", "top_k")
-"""What a figure may depend on: N, E/k, D and k."""
-
-DRAWS = 400
-SEED = 31
 FOLDS = 5
-
-FIELD_LENGTH = 0.25
-"""Distance over which the misfit keeps its sign, as a share of a setting's range: a step of a grid of five.
-Chosen, and judged by benchmarks/recommend_coverage.py."""
-
-FIELD_WAVES = 48
-"""Waves that a random field is made of (random features, Rahimi and Recht 2007)."""
 
 SPARE_CELLS = 3
 """Cells beyond its terms that a surface needs."""
 
 LAW_CELLS = 16
 """Cells from which on a law competes: fewer leave nothing to judge it by."""
-
-Settings = dict[str, Float[np.ndarray, " places"]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Runs:
-    """What a figure is learnt from."""
-
-    column: str
-    settings: dict[str, Float[np.ndarray, " points"]]
-    """By feature."""
-    figure: Float[np.ndarray, " points"]
-    cluster: Int[np.ndarray, " points"]
-
-    @property
-    def is_share(self) -> bool:
-        """Whether the figure is an accuracy."""
-        return self.column.endswith("accuracy") or "@" in self.column
-
-    @property
-    def varying(self) -> tuple[str, ...]:
-        """Features with more than one value."""
-        return tuple(
-            name
-            for name in FEATURES
-            if name in self.settings and len(np.unique(self.settings[name].round(9))) > 1
-        )
-
-    def where(self, mask: np.ndarray) -> "Runs":
-        """The points where `mask` holds."""
-        return Runs(
-            column=self.column,
-            settings={name: values[mask] for name, values in self.settings.items()},
-            figure=self.figure[mask],
-            cluster=np.unique(self.cluster[mask], return_inverse=True)[1].reshape(-1),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,114 +50,192 @@ class Predicted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surrogate:
-    """A model of one figure, chosen by how it predicts cells that it has not seen."""
+class Surface:
+    """A polynomial in the scaled settings."""
 
-    column: str
-    kind: str
-    """"surface" or the name of a law."""
-    features: tuple[str, ...]
-    left_out_error: float
-    """Root mean square error of left-out cells: a share of a loss, a share of answers."""
-    noise: float
-    """Standard deviation of one run about the model, on the same scale."""
-    misfit: float
-    """Standard deviation of a left-out cell about the model that its seeds do not explain."""
     runs: Runs
-    powers: tuple[tuple[int, ...], ...] = ()
-    """Of the surface's terms, one number a feature."""
-    solution: Solution | None = None
-    drawn: Solution | None = None
-    coefficients: Float[np.ndarray, " terms"] | None = None
-    coefficient_draws: Float[np.ndarray, "draws terms"] | None = None
+    powers: tuple[tuple[int, ...], ...]
+    """Of the terms, one number a feature."""
+    coefficients: Float[np.ndarray, " terms"]
+    coefficient_draws: Float[np.ndarray, "draws terms"]
+
+    kind = "surface"
+
+    def at(self, places: Settings) -> Predicted:
+        """The response's trend and its draws."""
+        design = _design(self.runs.scaled(places), self.powers)
+        return Predicted(mean=design @ self.coefficients, draws=self.coefficient_draws @ design.T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedLaw:
+    """A published form fitted to the runs."""
+
+    kind: str
+    solution: Solution
+    drawn: Solution
+
+    def at(self, places: Settings) -> Predicted:
+        """The response's trend and its draws."""
+        law = LAWS[self.kind]
+        inputs = {given.name: places[given.column] for given in law.inputs}
+        mean, draws = (
+            law.on_scale(law.basis(inputs, s.exponents), s.coefficients, s.exponents)
+            for s in (self.solution, self.drawn)
+        )
+        return Predicted(mean=mean[0], draws=draws)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One model of the figure: a trend with a field of one size."""
+
+    trend: Surface | FittedLaw
+    field: Field
+    left_out: LeftOut
+
+    def predict(self, runs: Runs, cells: Cells, places: Settings) -> Predicted:
+        """The response and its draws at `places`: trend, and the field given the cells."""
+        here, there = runs.scaled(cells.settings), runs.scaled(places)
+        at_cells, at_places = self.trend.at(cells.settings), self.trend.at(places)
+        covariance = self.field.covariance(here, cells.counts, least_variance(cells.response))
+        # What a miss at the cells says of each place.
+        weights = self.field.size**2 * np.linalg.solve(
+            covariance, self.field.correlation(here, there)
+        )
+        free = self.field.free_draws(np.concatenate([here, there]))
+        scatter = np.random.default_rng(SEED + 2).normal(size=(DRAWS, len(cells)))
+        scatter *= np.sqrt(self.field.run_variance / cells.counts)
+        missed = cells.response - at_cells.draws - free[:, : len(cells)] - scatter
+        return Predicted(
+            mean=at_places.mean + (cells.response - at_cells.mean) @ weights,
+            draws=at_places.draws + free[:, len(cells) :] + missed @ weights,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrogate:
+    """Models of one figure, each with as many draws as its predictions of left-out cells earn."""
+
+    runs: Runs
+    members: tuple[Member, ...]
+    drawn_from: Int[np.ndarray, " draws"]
+    """The member of each draw."""
+
+    @property
+    def column(self) -> str:
+        """The figure's name."""
+        return self.runs.column
+
+    @property
+    def weights(self) -> Float[np.ndarray, " members"]:
+        """Share of the draws of each member."""
+        found: np.ndarray = np.bincount(self.drawn_from, minlength=len(self.members)) / DRAWS
+        return found
+
+    @property
+    def kinds(self) -> tuple[tuple[str, float], ...]:
+        """ "surface" and names of laws, with their shares of the draws; the largest first."""
+        shares: dict[str, float] = {}
+        for member, weight in zip(self.members, self.weights, strict=True):
+            shares[member.trend.kind] = shares.get(member.trend.kind, 0.0) + float(weight)
+        return tuple(sorted(shares.items(), key=lambda one: -one[1]))
+
+    @property
+    def left_out_error(self) -> float:
+        """Root mean square error of left-out cells' means: a share of a loss, a share of answers."""
+        errors = np.stack([member.left_out.error for member in self.members], axis=1)
+        return float(np.sqrt(((errors @ self.weights) ** 2).mean()))
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one run about its cell, on the same scale."""
+        variances = np.array([member.field.run_variance for member in self.members])
+        return float(np.sqrt(variances @ self.weights))
 
     def predict(self, places: Settings) -> Predicted:
         """The figure and its draws at `places`."""
-        if self.solution is not None and self.drawn is not None:
-            law = LAWS[self.kind]
-            inputs = {given.name: places[given.column] for given in law.inputs}
-            scaled = [
-                law.on_scale(law.basis(inputs, s.exponents), s.coefficients, s.exponents)
-                for s in (self.solution, self.drawn)
-            ]
-            return Predicted(
-                mean=np.exp(scaled[0][0]), draws=np.exp(scaled[1] + self._field(places))
-            )
-        assert self.coefficients is not None
-        assert self.coefficient_draws is not None
-        design = _design(_scaled(places, self.features, self.runs), self.powers)
-        mean = design @ self.coefficients
-        draws = self.coefficient_draws @ design.T + self._field(places)
+        cells = self.runs.cells()
+        mean: np.ndarray = np.zeros(len(next(iter(places.values()))))
+        draws = np.zeros((DRAWS, len(mean)))
+        for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
+            if weight:
+                predicted = member.predict(self.runs, cells, places)
+                mean = mean + weight * predicted.mean
+                own = self.drawn_from == number
+                draws[own] = predicted.draws[own]
         if self.runs.is_share:
             return Predicted(mean=np.clip(mean, 0, 1), draws=np.clip(draws, 0, 1))
         return Predicted(mean=np.exp(mean), draws=np.exp(draws))
 
-    def _field(self, places: Settings) -> Float[np.ndarray, "draws places"]:
-        """Draws of what the model misses: the same place has the same draws in every call."""
-        generator = np.random.default_rng(SEED + 1)
-        scaled = _scaled(places, self.runs.varying, self.runs)
-        waves = generator.normal(size=(DRAWS, FIELD_WAVES, scaled.shape[1])) / FIELD_LENGTH
-        phases = generator.uniform(0, 2 * np.pi, size=(DRAWS, FIELD_WAVES, 1))
-        heights = np.cos(waves @ scaled.T + phases).sum(axis=1) * np.sqrt(2 / FIELD_WAVES)
-        found: Float[np.ndarray, "draws places"] = self.misfit * heights
-        return found
-
 
 def learn(runs: Runs) -> Surrogate:
-    """The better of a surface and a law for this figure.
+    """Surfaces and laws for this figure, weighted by pseudo-Bayesian model averaging with the Bayesian
+    bootstrap (Yao et al. 2018, Bayesian Analysis 13, 917): each draw weighs the cells anew, and
+    takes a model by how that draw's cells are predicted when left out.
 
     Raises:
         UserError: too few cells for any model.
     """
-    found = _surface(runs)
+    cells = runs.cells()
+    if not runs.varying or len(cells) < 2 + SPARE_CELLS:
+        raise UserError(
+            f"{runs.column}: {len(cells)} cells with {len(runs.varying)} varying settings; a "
+            f"prediction needs at least {2 + SPARE_CELLS} cells that differ in size, experts, k or tokens"
+        )
+    members = _surfaces(runs, cells)
     for name in ("joint", "chinchilla"):
         points = _law_points(runs, name)
-        if points is None:
-            continue
-        best, huber = robust_fit(points)
-        error = _law_left_out(points, best, huber)
-        if error < found.left_out_error:
-            return _law(runs, points, best, huber, error)
-    return found
+        if points is not None:
+            members += _laws(runs, cells, points)
+    generator = np.random.default_rng(SEED + 3)
+    weights = len(cells) * generator.dirichlet(np.ones(len(cells)), size=DRAWS)
+    scores = weights @ np.stack([member.left_out.log_density for member in members], axis=1)
+    # The largest of scores with Gumbel's noise is each with the probability of its softmax.
+    drawn_from = np.argmax(scores + generator.gumbel(size=scores.shape), axis=1)
+    return Surrogate(runs=runs, members=tuple(members), drawn_from=drawn_from)
 
 
-def _surface(runs: Runs) -> Surrogate:
-    """The surface with as many terms as the cells allow and left-out cells favour."""
-    features = runs.varying
-    cells = len(np.unique(runs.cluster))
-    if not features or cells < 2 + SPARE_CELLS:
-        raise UserError(
-            f"{runs.column}: {cells} cells with {len(features)} varying settings; a prediction needs "
-            f"at least {2 + SPARE_CELLS} cells that differ in size, experts, k or tokens"
-        )
-    y = runs.figure if runs.is_share else np.log(runs.figure)
-    scaled = _scaled(runs.settings, features, runs)
-    best: Surrogate | None = None
-    for powers in _term_sets(len(features)):
+def _surfaces(runs: Runs, cells: Cells) -> list[Member]:
+    """Surfaces of as many terms as the cells allow, each with fields of several sizes."""
+    scaled = runs.scaled(cells.settings)
+    members = []
+    for powers in _term_sets(scaled.shape[1]):
         design = _design(scaled, powers)
-        if cells < len(powers) + SPARE_CELLS or np.linalg.matrix_rank(design) < len(powers):
+        rank = np.linalg.matrix_rank(design)
+        if len(cells) < len(powers) + SPARE_CELLS or rank < len(powers):
             continue
-        error = _left_out(design, y, runs.cluster)
-        if best is None or error < best.left_out_error:
-            coefficients, draws, noise = _drawn(design, y, runs.cluster)
-            best = Surrogate(
-                column=runs.column,
-                kind="surface",
-                features=features,
-                left_out_error=error,
-                noise=noise,
-                misfit=_misfit(error, y, runs.cluster),
-                runs=runs,
-                powers=powers,
-                coefficients=coefficients,
-                coefficient_draws=draws,
+        members += [
+            Member(trend=_coefficients(runs, cells, field, powers), field=field, left_out=left)
+            for field, left in fields(
+                scaled, cells.counts, design, cells.response, cells.run_variance
             )
-    if best is None:
+        ]
+    if not members:
         raise UserError(
-            f"{runs.column}: {', '.join(features)} vary together in these {cells} cells, so their "
-            "effects cannot be told apart; run cells that change one of them alone"
+            f"{runs.column}: {', '.join(runs.varying)} vary together in these {len(cells)} cells, so "
+            "their effects cannot be told apart; run cells that change one of them alone"
         )
-    return best
+    return members
+
+
+def _coefficients(
+    runs: Runs, cells: Cells, field: Field, powers: tuple[tuple[int, ...], ...]
+) -> Surface:
+    """Generalised least squares under the field, with draws."""
+    scaled = runs.scaled(cells.settings)
+    design = _design(scaled, powers)
+    covariance = field.covariance(scaled, cells.counts, least_variance(cells.response))
+    inverse = np.linalg.inv(covariance)
+    spread = np.linalg.inv(design.T @ inverse @ design)
+    coefficients = spread @ (design.T @ inverse @ cells.response)
+    normal = np.random.default_rng(SEED).normal(size=(DRAWS, len(powers)))
+    return Surface(
+        runs=runs,
+        powers=powers,
+        coefficients=coefficients,
+        coefficient_draws=coefficients + normal @ np.linalg.cholesky(spread).T,
+    )
 
 
 def _term_sets(number: int) -> list[tuple[tuple[int, ...], ...]]:
@@ -219,59 +251,11 @@ def _term_sets(number: int) -> list[tuple[tuple[int, ...], ...]]:
     return [plane, (*plane, *square), (*plane, *square, *products)]
 
 
-def _scaled(settings: Settings, features: tuple[str, ...], runs: Runs) -> np.ndarray:
-    """Logarithms of the features, centred and scaled on the runs."""
-    columns = []
-    for name in features:
-        known = np.log(runs.settings[name])
-        columns.append((np.log(settings[name]) - known.mean()) / max(float(np.ptp(known)), 1e-12))
-    return np.stack(columns, axis=1)
-
-
-def _design(scaled: np.ndarray, powers: tuple[tuple[int, ...], ...]) -> np.ndarray:
+def _design(
+    scaled: Float[np.ndarray, "places features"], powers: tuple[tuple[int, ...], ...]
+) -> Float[np.ndarray, "places terms"]:
     found: np.ndarray = np.stack([np.prod(scaled ** np.array(p), axis=1) for p in powers], axis=1)
     return found
-
-
-def _left_out(design: np.ndarray, y: np.ndarray, cluster: np.ndarray) -> float:
-    """Root mean square error of each cell predicted from the others."""
-    errors = []
-    for cell in np.unique(cluster):
-        out = cluster == cell
-        coefficients, *_ = np.linalg.lstsq(design[~out], y[~out], rcond=None)
-        errors.append((y[out] - design[out] @ coefficients) ** 2)
-    return float(np.sqrt(np.concatenate(errors).mean()))
-
-
-def _misfit(
-    left_out_error: float,
-    y: Float[np.ndarray, " points"],
-    cluster: Int[np.ndarray, " points"],
-) -> float:
-    """What of the left-out error the spread of seeds does not explain; all of it with one seed a
-    cell, which cannot tell the two apart."""
-    counts = np.bincount(cluster)
-    spare = len(y) - len(counts)
-    if spare < 1:
-        return left_out_error
-    within = float(((y - (np.bincount(cluster, weights=y) / counts)[cluster]) ** 2).sum()) / spare
-    return float(np.sqrt(max(left_out_error**2 - within, 0.0)))
-
-
-def _drawn(
-    design: np.ndarray, y: np.ndarray, cluster: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Coefficients, their draws by cells, and the noise of a run."""
-    inverse = np.linalg.pinv(design)
-    coefficients = inverse @ y
-    residuals = y - design @ coefficients
-    cells = np.unique(cluster)
-    spare = max(len(cells) - design.shape[1], 1)
-    signs = np.random.default_rng(SEED).choice((-1.0, 1.0), size=(DRAWS, len(cells)))
-    errors = residuals * np.sqrt(len(cells) / spare)
-    draws = coefficients + (signs[:, cluster] * errors) @ inverse.T
-    noise = float(np.sqrt((residuals**2).sum() / max(len(y) - design.shape[1], 1)))
-    return coefficients, draws, noise
 
 
 def _law_points(runs: Runs, name: str) -> Points | None:
@@ -294,38 +278,38 @@ def _law_points(runs: Runs, name: str) -> Points | None:
     )
 
 
-def _law_left_out(points: Points, best: Solution, huber: float) -> float:
-    """Root mean square error of cells left out a fifth at a time; each fit starts from the whole's."""
-    law = points.law
-    cells = points.num_clusters
-    fold = np.random.default_rng(SEED).permutation(cells)[points.cluster] % FOLDS
-    errors = []
-    for out in range(FOLDS):
-        weights = (fold != out).astype(float)
-        problem = Problem(
-            law=law,
-            inputs=points.inputs,
-            measured=np.log(points.response)[None, :],
-            weights=weights[None, :],
-            huber=huber,
-        )
-        errors.append(solve(problem, best.exponents).residuals[0][fold == out] ** 2)
-    return float(np.sqrt(np.concatenate(errors).mean()))
+def _laws(runs: Runs, cells: Cells, points: Points) -> list[Member]:
+    """The fitted law, with fields of several sizes for what it misses.
 
-
-def _law(
-    runs: Runs, points: Points, best: Solution, huber: float, left_out_error: float
-) -> Surrogate:
-    """The fitted law with its draws."""
-    spare = max(len(points) - len(points.law.coefficient_names), 1)
-    return Surrogate(
-        column=runs.column,
+    A field is fitted to what cells left out of the law's fit, a fifth at a time, are missed by: a law
+    that follows its own points too closely has no small field for it.
+    """
+    best, huber = robust_fit(points)
+    trend = FittedLaw(
         kind=points.law.name,
-        features=tuple(sorted(given.column for given in points.law.inputs)),
-        left_out_error=left_out_error,
-        noise=float(np.sqrt((best.residuals[0] ** 2).sum() / spare)),
-        misfit=_misfit(left_out_error, np.log(runs.figure), runs.cluster),
-        runs=runs,
         solution=best,
         drawn=bootstrap(points, best, replicates=DRAWS, seed=SEED, huber=huber),
     )
+    missed = _law_misses(points, best, huber)
+    by_cell = np.bincount(points.cluster, weights=missed) / cells.counts
+    scaled = runs.scaled(cells.settings)
+    return [
+        Member(trend=trend, field=field, left_out=left)
+        for field, left in fields(scaled, cells.counts, None, by_cell, cells.run_variance)
+    ]
+
+
+def _law_misses(points: Points, best: Solution, huber: float) -> Float[np.ndarray, " points"]:
+    """Measured less predicted of cells left out a fifth at a time; each fit starts from the whole's."""
+    fold = np.random.default_rng(SEED).permutation(points.num_clusters)[points.cluster] % FOLDS
+    missed = np.zeros(len(points))
+    for out in range(FOLDS):
+        problem = Problem(
+            law=points.law,
+            inputs=points.inputs,
+            measured=np.log(points.response)[None, :],
+            weights=(fold != out).astype(float)[None, :],
+            huber=huber,
+        )
+        missed[fold == out] = -solve(problem, best.exponents).residuals[0][fold == out]
+    return missed

@@ -33,10 +33,14 @@ def recommendation_to_text(found: Recommendation) -> str:
         ]
     lines += ["", "Predicted by:"]
     for one in found.surrogates:
-        kind = "a surface" if one.kind == "surface" else f"the law {one.kind}"
+        kinds = " and ".join(
+            f"{'surfaces' if kind == 'surface' else f'the law {kind}'} ({100 * share:.0f}%)"
+            for kind, share in one.kinds
+            if share
+        )
         unit = "points" if one.runs.is_share else "%"
         lines.append(
-            f"  {one.column}: {kind} of {', '.join(one.features)}; cells it has not seen are missed by "
+            f"  {one.column}: {kinds} of {', '.join(one.runs.varying)}; cells not seen are missed by "
             f"{100 * one.left_out_error:.2g} {unit} (root mean square)"
         )
     lines += [f"Left out: {line}." for line in found.excluded]
@@ -127,8 +131,8 @@ def recommendation_to_json(found: Recommendation) -> str:
         "models": [
             {
                 "column": one.column,
-                "kind": one.kind,
-                "features": one.features,
+                "kinds": dict(one.kinds),
+                "features": one.runs.varying,
                 "left_out_error": one.left_out_error,
                 "noise": one.noise,
             }
