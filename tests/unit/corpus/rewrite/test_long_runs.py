@@ -8,10 +8,10 @@ from isoflop.corpus.fidelity.math import final_answer, formulas_in
 from isoflop.corpus.rewrite.math_rules import tidy_page
 from isoflop.corpus.rewrite.stages import STAGES
 
-CHARACTERS = 30_000
+CHARACTERS = 20_000
 MOST_GROWTH = 8
 """Of processor time from a quarter of the characters on: linear is 4, quadratic 16."""
-SLACK_SECONDS = 0.2
+SLACK_SECONDS = 0.1
 
 PIECES = (" ", "\n", " \n", "`", "``` ", "~~~\n", "#", "*", "</think>", "<|im_end|>", "$", "\\[",
           "\\begin{a}", "1.", "{#a", "here is the text")  # fmt: skip
