@@ -30,7 +30,7 @@ def _verdict(job: Job, seen: Seen) -> tuple[str, str | None]:
     if seen.overslept:
         return "time-out", (
             f"more than {job.wall_seconds:g} s of real time with only {seen.cpu_seconds:.2g} s of"
-            " processor time (asleep, or the machine had none for it)"
+            " processor time (asleep, not waiting for a processor)"
         )
     if len(seen.output) > job.output_bytes:
         return "error", f"more than {job.output_bytes} bytes of output"

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from isoflop.sandbox.inside.messages import receive, send
 from isoflop.sandbox.inside.program import END_ALL, STATUS, Job
 
 CHUNK_BYTES = 2**16
@@ -62,12 +63,14 @@ def watch(
 ) -> Seen:
     """Read a program's pipes until its main process has ended or a limit is passed, then end all.
 
-    If the caller hangs up, this process ends, and with it every process of its namespace.
+    If the caller hangs up, this process ends, and with it every process of its namespace. Of a
+    program that waits for a processor the caller knows, who is asked before its real time is over.
     `has_namespaces`: whether `init` is alone with the program in a process namespace.
     """
     read = {pipes.output: bytearray(), pipes.report: bytearray(), pipes.status: bytearray()}
     caps = {pipes.output: job.output_bytes + 1, pipes.report: REPORT_BYTES, pipes.status: 64}
-    deadline = time.monotonic() + job.wall_seconds
+    began = time.monotonic()
+    deadline = began + job.wall_seconds
     poll = select.poll()
     for descriptor in read:
         os.set_blocking(descriptor, False)
@@ -77,8 +80,11 @@ def watch(
     while not is_over and not read[pipes.status] and len(read[pipes.output]) <= job.output_bytes:
         left = deadline - time.monotonic()
         if left <= 0:
-            overslept = True
-            break
+            deadline += _more_seconds(caller, init, time.monotonic() - began, job.wall_seconds)
+            overslept = deadline <= time.monotonic()
+            if overslept:
+                break
+            continue
         for descriptor, _ in poll.poll(left * 1000 + 1):
             if descriptor == caller.fileno():
                 _kill(init)
@@ -100,6 +106,18 @@ def watch(
         word=word,
         cpu_seconds=cpu_seconds,
     )
+
+
+def _more_seconds(caller: socket.socket, init: int, real_seconds: float, limit: float) -> float:
+    """By how much the caller puts the end off, for time in which the program could not run."""
+    reply = None
+    with contextlib.suppress(OSError, ValueError):
+        send(caller, {"real_seconds": real_seconds, "limit": limit})
+        reply = receive(caller)
+    if reply is None:
+        _kill(init)
+        os._exit(0)
+    return float(reply["seconds"])
 
 
 def _read_some(descriptor: int, content: bytearray, cap: int) -> bool:
