@@ -320,9 +320,12 @@ def test_real_files_are_read_whole(name, file, problems, set_aside):
         ("gsm8k", "gsm8k_test", "chain_of_thought"),
         ("gsm_plus", "gsm_plus_testmini_sample", "few_shot"),
         ("triviaqa", "triviaqa_sample", "few_shot"),
+        ("math500", "math500", "few_shot"),
     ],
 )
 def test_every_gold_answer_is_right(name, file, style, extraction):
+    if name == "math500":
+        pytest.importorskip("math_verify")
     loaded = load_task(name, data=benchmark(file), style=style, shots=0)
     answers = [(problem, problem.answer) for problem in loaded.problems]
     grades = score_texts(loaded.task, answers, None, extraction=extraction)
