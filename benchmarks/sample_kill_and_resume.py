@@ -37,7 +37,7 @@ def main() -> int:
             kills=arguments.kills,
             seed=arguments.seed,
             # Starting takes some seconds; what a kill leaves done shortens the rest.
-            life=lambda whole: (0.1 * whole, 0.45 * whole),
+            life=lambda whole: (0.08 * whole, 0.3 * whole),
             kept=kept,
         )
     )
