@@ -11,16 +11,13 @@ from typing import Any
 
 from isoflop.sandbox.config import Limits, Outcome, Program
 from isoflop.sandbox.inside.messages import receive, send
-from isoflop.sandbox.waiting import waiting_seconds
+from isoflop.sandbox.usage import seconds_left, usage_of_program
 
 START_SECONDS = 60.0
 """A worker that has not isolated itself by then is given up. Chosen for a machine under load."""
 
 PATIENCE_SECONDS = 30.0
 """Beyond the wall limit, for the worker to answer: it ends programs itself. Chosen."""
-
-LEAST_SHARE = 0.01
-"""Of the wall limit: a program with less left is ended, so that one that sleeps is asked about once."""
 
 _BOOTSTRAP = """
 import sys, types
@@ -105,20 +102,14 @@ class WorkerProcess:
             WorkerDied: there is none, or not in time.
         """
         while "real_seconds" in (message := self._read_one()):
-            more = self._more_seconds(message["real_seconds"], message["limit"])
+            usage = usage_of_program(self._process.pid)
+            more = seconds_left(usage, **{name: float(value) for name, value in message.items()})
             self.waits_until = max(self.waits_until, time.monotonic() + more + PATIENCE_SECONDS)
             try:
-                send(self.connection, {"seconds": more})
+                send(self.connection, {"seconds": more, "cpu_seconds": usage.cpu_seconds})
             except OSError as error:
                 raise WorkerDied(str(error)) from error
         return message
-
-    def _more_seconds(self, real_seconds: float, limit: float) -> float:
-        """What is left of a program's real time if the time does not count in which it could have
-        run but other programs had the processors."""
-        waited = waiting_seconds(self._process.pid)
-        left = limit - real_seconds + min(waited, real_seconds)
-        return left if left > LEAST_SHARE * limit else 0.0
 
     def _read_one(self) -> dict[str, Any]:
         left = max(0.0, self.waits_until - time.monotonic())

@@ -1,8 +1,9 @@
 """Messages between a worker and its caller: a length, then JSON.
 
-caller -> worker   a program with its limits; once more time was asked for, {"seconds": more}
-worker -> caller   hello; the outcome; or {"real_seconds": since the program began, "limit": ...},
-                   which asks whether the program was kept from running (the worker cannot see)
+caller -> worker   a program with its limits; the answer to a question
+worker -> caller   hello; the outcome; or a question about a program that has run for long:
+                   {"real_seconds": ..., "cpu_limit": ..., "wall_limit": ...}, answered by
+                   {"seconds": until the next question, or 0 to end it, "cpu_seconds": used}
 """
 
 import json
