@@ -7,30 +7,10 @@ if all are.
 """
 
 import argparse
-import random
-import signal
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-NOT_COMPARED = {"env.json", "lock", "timings.jsonl"}
-
-
-def start(arguments: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "isoflop", "sample", str(arguments.checkpoint)]
-    command += ["--task", "probes_held_out", "--data", str(arguments.items), "--out", str(out)]
-    command += ["--samples", str(arguments.samples), "--max-new-tokens", "16"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def files_of(out: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name not in NOT_COMPARED
-    }
+import kills
 
 
 def main() -> int:
@@ -41,33 +21,26 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    lots = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as text:
-        calm, killed = Path(text) / "calm", Path(text) / "killed"
-        begun = time.monotonic()
-        if start(arguments, calm).wait() != 0:
-            raise SystemExit("the undisturbed run failed: run `isoflop sample` by hand to see why")
-        whole = time.monotonic() - begun
-        print(f"undisturbed: {whole:.0f} s", flush=True)
-        kills = 0
-        while kills < arguments.kills:
-            run = start(arguments, killed)
+
+    def command(out: Path) -> list[str]:
+        asked = ["--task", "probes_held_out", "--data", str(arguments.items)]
+        asked += ["--samples", str(arguments.samples), "--max-new-tokens", "16"]
+        checkpoint = str(arguments.checkpoint)
+        return ["-m", "isoflop", "sample", checkpoint, *asked, "--out", str(out)]
+
+    def kept(out: Path) -> str:
+        return f"{sum(path.stat().st_size for path in out.rglob('*.jsonl*'))} bytes of rows kept"
+
+    return kills.compare(
+        kills.Killing(
+            command=command,
+            kills=arguments.kills,
+            seed=arguments.seed,
             # Starting takes some seconds; what a kill leaves done shortens the rest.
-            time.sleep(lots.uniform(0.1 * whole, 0.45 * whole))
-            if run.poll() is not None:
-                break
-            run.send_signal(signal.SIGKILL)
-            run.wait()
-            kills += 1
-            kept = sum(path.stat().st_size for path in killed.rglob("*.jsonl*"))
-            print(f"killed with {kept} bytes of rows kept", flush=True)
-        if start(arguments, killed).wait() != 0:
-            raise SystemExit("the run did not go on after a kill")
-        expected, found = files_of(calm), files_of(killed)
-    names = sorted(expected.keys() | found.keys())
-    wrong = [name for name in names if expected.get(name) != found.get(name)]
-    print(f"{kills} kills, {len(names)} files compared, {len(wrong)} differ", *wrong, sep="\n")
-    return 1 if wrong or kills < arguments.kills else 0
+            life=lambda whole: (0.08 * whole, 0.3 * whole),
+            kept=kept,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -80,6 +80,14 @@ def test_the_score_as_json_and_the_rows_in_a_folder(
         ),
         (("--task", "promptanswer"), "is not on the hub; give its file with --data"),
         (("--task", "gsm8k", "--data", "DATA"), "give --shots-data FILE"),
+        (
+            ("--task", "gsm8k", "--data", "DATA", "--shots", 0, "--device", "gpu"),
+            "device='gpu' is not here",
+        ),
+        (
+            ("--task", "gsm8k", "--data", "DATA", "--shots", 0, "--device", "cuda:99"),
+            "device='cuda:99' is not here",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(checkpoint, data, monkeypatch, capsys, arguments, message):

@@ -6,18 +6,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from isoflop.config import UserError
 from isoflop.doctor.hugging_face import open_hugging_face
 from isoflop.doctor.hugging_face_files import is_own
 from isoflop.doctor.law import LawRow
 from isoflop.doctor.laws import LAWS, examine
 from isoflop.doctor.own import open_own
 from isoflop.doctor.subject import Subject
+from isoflop.model.checkpoint import check_device
 
 STYLES = {"pass": "green", "fail": "red", "error": "red", "not applicable": "dim"}
 
@@ -28,12 +27,7 @@ def open_subject(folder: Path, device: str) -> Subject:
     Raises:
         UserError: neither, not a Mixture of Experts, an unsupported variant, or broken files.
     """
-    try:
-        known = torch.device(device).type
-    except RuntimeError:
-        known = ""
-    if known not in ("cpu", "cuda") or (known == "cuda" and not torch.cuda.is_available()):
-        raise UserError(f"device={device!r} is not here; use cpu, or cuda where there is one")
+    check_device(device)
     return open_own(folder, device) if is_own(folder) else open_hugging_face(folder, device)
 
 

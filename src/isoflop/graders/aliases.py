@@ -8,7 +8,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from isoflop.graders.verdict import Grade, graded, ungradable
+from isoflop.graders.verdict import Grade, graded, ungradable, unreadable
 
 MAX_CHARACTERS = 1000
 """Of an answer; the longest alias has about 100."""
@@ -33,6 +33,7 @@ def grade_aliases(text: str, aliases: Sequence[str]) -> Grade:
     if len(text) > MAX_CHARACTERS:
         return ungradable(f"an answer of {len(text)} characters")
     answer = normalise(text)
-    if not answer:
-        return ungradable("no answer")
+    problem = unreadable(answer) if answer else "no answer"
+    if problem is not None:
+        return ungradable(problem)
     return graded(answer, correct=answer in {normalise(alias) for alias in aliases})

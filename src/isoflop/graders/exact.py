@@ -4,11 +4,14 @@ No torch, no regular expression and no arithmetic on what a model wrote, so that
 however hostile, can crash or stall it.
 """
 
-from isoflop.graders.verdict import Verdict
+from isoflop.graders.verdict import Verdict, unreadable
 from isoflop.records import EvaluationItem
 
 FINAL_ANSWER_MARK = "#"
 """In this project's arithmetic probe, between a worked solution and its final answer."""
+
+MAX_CHARACTERS = 10_000
+"""Of an answer; the probes' have a few."""
 
 
 def final_answer_in(text: str, mark: str | None) -> str | None:
@@ -42,7 +45,7 @@ def grade(generated: str, final_answer: str, *, mark: str | None = None) -> Verd
     one way to write an answer and the training text shows it.
     """
     answer = final_answer_in(generated, mark)
-    if answer is None:
+    if answer is None or len(answer) > MAX_CHARACTERS or unreadable(answer) is not None:
         return Verdict.UNGRADABLE
     gold = final_answer_in(final_answer, None)
     return Verdict.CORRECT if answer == gold else Verdict.WRONG

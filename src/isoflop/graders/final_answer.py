@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Literal
 
 from isoflop.graders.numbers import canonical_number, number_text, numbers_in
-from isoflop.graders.verdict import Grade, graded, ungradable
+from isoflop.graders.verdict import Grade, graded, ungradable, unreadable
 
 Extraction = Literal["strict", "flexible"]
 
@@ -78,6 +78,7 @@ def _last(text: str) -> Fraction | None:
 
 def _grade_words(stated: str | None, gold: str) -> Grade:
     answer = " ".join((stated or "").lower().strip(" .").split())
-    if not answer:
-        return ungradable("no answer after a mark")
+    problem = unreadable(answer) if answer else "no answer after a mark"
+    if problem is not None:
+        return ungradable(problem)
     return graded(answer, correct=answer == " ".join(gold.lower().split()))

@@ -1,9 +1,10 @@
 """Mathematical answers in LaTeX, compared by math-verify in a process that can be ended.
 
 math-verify reads LaTeX with ANTLR and compares with SymPy, which can run for hours on a few
-characters (9^{9^{9^9}}). So it runs apart, with a bound on memory; a comparison that takes too
-long ends the process, the answer is ungradable, and the next one gets a new process. The extra
-`isoflop[eval]` brings it.
+characters (9^{9^{9^9}}). So it runs apart, with bounds on memory and on processor time, which,
+unlike real time, other work on the machine hardly changes. A comparison that takes more ends the
+process, the answer is ungradable, and the next one gets a new process. The extra `isoflop[eval]`
+brings it.
 """
 
 import atexit
@@ -11,6 +12,7 @@ import importlib.util
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -29,11 +31,12 @@ MAX_DEPTH = 30
 MAX_DIGIT_RUN = 300
 """Digits in a row: SymPy would factor them."""
 
-SECONDS = 10.0
-"""Of real time for one comparison, which takes milliseconds. Chosen for a machine under load."""
+CPU_SECONDS = 10.0
+"""Of processor time for one comparison, which takes milliseconds; it decides. Chosen."""
 
-START_SECONDS = 120.0
-"""For the process to import SymPy: about two seconds, more under load."""
+WALL_SECONDS = 300.0
+"""Of real time for a comparison, or for the process to import SymPy, which takes two seconds of
+processor time. A backstop that a loaded machine does not reach. Chosen."""
 
 
 def grade_latex(text: str, gold: str) -> Grade:
@@ -42,10 +45,13 @@ def grade_latex(text: str, gold: str) -> Grade:
     Raises:
         UserError: math-verify is not installed.
     """
-    problem = _too_much(text[-MAX_CHARACTERS:])
+    text = text[-MAX_CHARACTERS:]
+    problem = _too_much(text)
+    if problem is None and (gold_problem := _too_much(gold)) is not None:
+        problem = f"the gold answer: {gold_problem}"
     if problem is not None:
         return ungradable(problem)
-    reply = _COMPARER.ask(text[-MAX_CHARACTERS:], gold)
+    reply = _COMPARER.ask(text, gold)
     if reply.get("problem") is not None:
         return ungradable(str(reply["problem"]))
     answer = str(reply["answer"])
@@ -84,21 +90,21 @@ class _Comparer:
         self._owner = 0
 
     def ask(self, text: str, gold: str) -> dict[str, Any]:
-        """Its reply; a `problem` where it gave none in time."""
-        question = json.dumps({"text": text, "gold": gold}).encode() + b"\n"
+        """Its reply; a `problem` where it gave none."""
+        question = {"text": text, "gold": gold, "cpu_seconds": CPU_SECONDS}
         with self._lock:
             process = self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
             try:
-                process.stdin.write(question)
-                process.stdin.flush()
-                line = _line(process.stdout, SECONDS)
-            except BrokenPipeError:
-                line = b""
-            if not line:
+                line = _answered(process, json.dumps(question).encode() + b"\n")
+            except BaseException:
+                # The reply may still come, and would be taken for the next question's.
                 self._end()
-                return {"problem": f"comparing took over {SECONDS:g} s or too much memory"}
+                raise
+            if line is None or not line.endswith(b"\n"):
+                self._end()
+                if line is None:
+                    return {"problem": f"comparing took over {WALL_SECONDS:g} s of real time"}
+                return {"problem": _how_it_ended(process.returncode)}
         reply: dict[str, Any] = json.loads(line)
         return reply
 
@@ -135,7 +141,7 @@ def _start() -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout is not None
-    if not _line(process.stdout, START_SECONDS):
+    if not _line(process.stdout):
         process.kill()
         process.communicate()
         raise UserError(
@@ -144,10 +150,31 @@ def _start() -> subprocess.Popen[bytes]:
     return process
 
 
-def _line(stream: IO[bytes], seconds: float) -> bytes:
-    """The next line; empty if there is none in time. Replies are whole lines, written at once."""
-    ready, _, _ = select.select([stream], [], [], seconds)
-    return stream.readline() if ready else b""
+def _answered(process: subprocess.Popen[bytes], question: bytes) -> bytes | None:
+    """What it says to a question, as `_line` has it."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(question)
+        process.stdin.flush()
+    except BrokenPipeError:
+        return b""
+    return _line(process.stdout)
+
+
+def _line(stream: IO[bytes]) -> bytes | None:
+    """The next line, which is written at once; empty: the stream ended; None: nothing in time."""
+    ready, _, _ = select.select([stream], [], [], WALL_SECONDS)
+    return stream.readline() if ready else None
+
+
+def _how_it_ended(status: int) -> str:
+    """Why there is no reply, from the status of a process that ended in the middle of a question."""
+    if status == -signal.SIGPROF:
+        return f"comparing took over {CPU_SECONDS:g} s of processor time"
+    if status < 0:
+        return f"{signal.Signals(-status).name} ended the comparison"
+    return f"the comparison ended with status {status}"
 
 
 _COMPARER = _Comparer()

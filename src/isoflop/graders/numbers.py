@@ -30,8 +30,21 @@ _NUMBER = re.compile(
 """Possessive quantifiers never go back, so that a search is linear in the text. A sign after a
 digit is a minus between two numbers; after a letter or a point, a hyphen."""
 
-_LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([0-9]{1,50})\}\{([0-9]{1,50})\}")
+_LATEX_FRACTION = re.compile(
+    r"\\[dt]?frac(?:\{([0-9]{1,50})\}\{([0-9]{1,50})\}|[ ]?([0-9])[ ]?([0-9]))"
+)
 _LATEX_NOISE = re.compile(r"\\[!,;: ]|\\(?:left|right)\b|\{,\}")
+
+_VULGAR_FRACTIONS = {
+    "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5),
+    "⅗": (3, 5), "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8),
+    "⅞": (7, 8),
+}  # fmt: skip
+_AS_ASCII = str.maketrans(
+    {sign: f" {upper}/{under}" for sign, (upper, under) in _VULGAR_FRACTIONS.items()}
+    | {chr(0xFF10 + digit): str(digit) for digit in range(10)}
+)
+"""Fractions that are one character, and the full-width digits of Chinese and Japanese text."""
 
 
 def canonical_number(text: str) -> Fraction | None:
@@ -60,11 +73,13 @@ def number_text(value: Fraction) -> str:
 
 
 def _plain(text: str) -> str:
-    """LaTeX's spaces and fractions of digits as plain text has them."""
+    """LaTeX's spaces and fractions of digits, and other signs for digits, as ASCII has them."""
+    if not text.isascii():
+        text = text.translate(_AS_ASCII)
     if "\\" not in text and "{,}" not in text:
         return text
     text = _LATEX_NOISE.sub(lambda match: "," if match[0] == "{,}" else "", text)
-    return _LATEX_FRACTION.sub(r" \1/\2", text)
+    return _LATEX_FRACTION.sub(r" \1\3/\2\4", text)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

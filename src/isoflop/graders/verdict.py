@@ -38,3 +38,11 @@ def graded(answer: str, *, correct: bool) -> Grade:
     """The grade of an answer that can."""
     verdict = Verdict.CORRECT if correct else Verdict.WRONG
     return Grade(verdict=verdict, answer=answer, reason=None)
+
+
+def unreadable(text: str) -> str | None:
+    """What is in an answer that no person writes, so that it is neither right nor wrong; or None."""
+    if "\x00" in text:
+        return "a null byte"
+    has_surrogates = any("\ud800" <= character <= "\udfff" for character in text)
+    return "a lone surrogate" if has_surrogates else None

@@ -44,8 +44,9 @@ def load_checkpoint(
     """The model of a checkpoint folder, ready to evaluate.
 
     Raises:
-        UserError: no checkpoint, one cut short, or weights of another config.
+        UserError: no checkpoint, one cut short, weights of another config, or no such device.
     """
+    check_device(device)
     path = folder / "config.json"
     data = read_json(path, missing="no checkpoint here", remedy="copy the checkpoint again")
     config = own_config(data, path)
@@ -61,6 +62,21 @@ def load_checkpoint(
     model = Transformer(config, compute_dtype=compute_dtype, experts=fitting_experts(config))
     copy_into(dict(model.named_parameters()), tensors, folder)
     return model.to(device).eval()
+
+
+def check_device(device: str) -> None:
+    """Whether a model can be put there.
+
+    Raises:
+        UserError: it is no device, or this machine has none of it.
+    """
+    try:
+        named = torch.device(device)
+    except RuntimeError:
+        named = torch.device("meta")
+    count = torch.cuda.device_count() if named.type == "cuda" else 1
+    if named.type not in ("cpu", "cuda") or (named.index or 0) >= count:
+        raise UserError(f"device={device!r} is not here; use cpu, or cuda where there is one")
 
 
 def own_config(data: Any, path: Path) -> ModelConfig:

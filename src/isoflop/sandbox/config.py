@@ -39,7 +39,8 @@ class Limits:
     cpu_seconds: float = 30.0
     """Processor time of all the program's processes together; decides `time-out`."""
     wall_seconds: float = 120.0
-    """A generous backstop for programs that sleep, in real seconds."""
+    """A generous backstop for programs that sleep, in real seconds; those in which the program
+    could have run and waited for a processor do not count."""
     memory_bytes: int = 512 * MIB
     """Address space of each process, so at most `processes` times this in all."""
     processes: int = 16
@@ -74,9 +75,10 @@ class Outcome:
 
     Verdicts: `passed`, the last statement was reached and the exit status was 0;
     `failed`, an AssertionError; `time-out`, more processor time than `cpu_seconds` or
-    more real time than `wall_seconds`; `memory`, a MemoryError; `error`, any other
-    exception, exit, signal, or too much output; `refused`, the program has no verdict: it
-    was not run because the isolation that was promised could not be had, or its workers died.
+    more real time than `wall_seconds` without waiting for a processor; `memory`, a
+    MemoryError; `error`, any other exception, exit, signal, or too much output; `refused`,
+    the program has no verdict: it was not run because the isolation that was promised could
+    not be had, or its workers died.
     """
 
     verdict: OutcomeVerdict

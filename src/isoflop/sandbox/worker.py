@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.sandbox.config import Limits, Outcome, Program
-from isoflop.sandbox.inside.zygote import receive, send
+from isoflop.sandbox.inside.messages import receive, send
+from isoflop.sandbox.usage import seconds_left, usage_of_program
 
 START_SECONDS = 60.0
 """A worker that has not isolated itself by then is given up. Chosen for a machine under load."""
@@ -95,11 +96,22 @@ class WorkerProcess:
         return Outcome(**self.read())
 
     def read(self) -> dict[str, Any]:
-        """The next message.
+        """The next message; questions before it, whether a program may go on, are answered.
 
         Raises:
             WorkerDied: there is none, or not in time.
         """
+        while "real_seconds" in (message := self._read_one()):
+            usage = usage_of_program(self._process.pid)
+            more = seconds_left(usage, **{name: float(value) for name, value in message.items()})
+            self.waits_until = max(self.waits_until, time.monotonic() + more + PATIENCE_SECONDS)
+            try:
+                send(self.connection, {"seconds": more, "cpu_seconds": usage.cpu_seconds})
+            except OSError as error:
+                raise WorkerDied(str(error)) from error
+        return message
+
+    def _read_one(self) -> dict[str, Any]:
         left = max(0.0, self.waits_until - time.monotonic())
         if not select.select([self.connection], [], [], left)[0]:
             raise WorkerDied("the worker fell silent")

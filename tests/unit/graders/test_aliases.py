@@ -26,6 +26,8 @@ CORRECT, WRONG, NONE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNGRADABLE
         ("the", NONE),
         ("?!", NONE),
         ("beatles " * 1000, NONE),
+        ("beatles\x00", NONE),
+        ("beatles\ud800", NONE),
     ],
 )
 def test_the_table(text, verdict):

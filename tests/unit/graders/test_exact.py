@@ -29,7 +29,9 @@ WHOLE = [
     ("-5", "5", WRONG),
     ("25 26", "25", WRONG),
     ("#25", "25", WRONG),
-    ("25\x00", "25", WRONG),
+    ("25\x00", "25", UNGRADABLE),
+    ("25\ud800", "25", UNGRADABLE),
+    ("9" * 1_000_000, "25", UNGRADABLE),
     ("\uff12\uff15", "25", WRONG),  # Full-width digits.
     ("25\ufffd", "25", WRONG),
     ("A b", "A B", WRONG),
@@ -89,8 +91,8 @@ def test_hostile_output_is_never_correct_and_never_crashes(generated, mark):
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_an_answer_equals_itself_and_any_text_gets_a_verdict(text):
-    verdict = grade(text, text)
-    assert verdict is (CORRECT if text.split() else UNGRADABLE)
+    readable = text.split() and not any(c == "\x00" or "\ud800" <= c <= "\udfff" for c in text)
+    assert grade(text, text) is (CORRECT if readable else UNGRADABLE)
     assert grade(text, "6", mark="#") in Verdict
 
 

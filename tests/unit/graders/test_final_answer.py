@@ -47,6 +47,7 @@ TABLE = [
     ("#### 1e3", "1000", CORRECT, CORRECT),
     ("#### None", "None", CORRECT, CORRECT),
     ("#### 7", "None", WRONG, WRONG),
+    ("#### None\x00", "None", NONE, NONE),
     ("7", "None", NONE, NONE),
     ("#### \x00", "18", NONE, NONE),
     ("\u0130 the answer is 18", "18", CORRECT, CORRECT),

@@ -87,7 +87,7 @@ RESOURCES = [
     ),
     Attack("endless output", "while True: print('x' * 1000)", "error", "bytes of output"),
     Attack("endless loop", "while True: pass", "time-out"),
-    Attack("sleep", "import time\ntime.sleep(600)", "time-out", "the machine had none"),
+    Attack("sleep", "import time\ntime.sleep(600)", "time-out", "asleep"),
     Attack("stopped", NAMES + "os.kill(os.getpid(), signal.SIGSTOP)", "time-out", "real time"),
     Attack(
         "waits for input", "import sys\nassert sys.stdin.read() == ''\ninput()", "error", "EOFError"

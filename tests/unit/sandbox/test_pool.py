@@ -11,7 +11,7 @@ import pytest
 from tests.unit.sandbox.test_attacks import descendants, open_descriptors
 
 from isoflop.config import UserError
-from isoflop.sandbox import Limits, Program, Sandbox, worker
+from isoflop.sandbox import Limits, Program, Sandbox, usage, worker
 from isoflop.sandbox.inside.watch import session_seconds
 from isoflop.sandbox.layers import as_layers, layers_to_json, layers_to_text
 from isoflop.sandbox.worker import WorkerDied, WorkerProcess
@@ -176,6 +176,76 @@ def test_verdicts_are_the_same_when_every_core_is_busy(sandbox: Sandbox) -> None
             process.kill()
             process.wait()
     assert calm == loaded == ["passed", "failed", "passed"] * 2
+
+
+def test_a_program_that_waits_for_a_processor_is_not_ended_for_its_real_time(
+    sandbox: Sandbox,
+) -> None:
+    # With four others on its core 0.4 s of processor time take two seconds, one more than allowed.
+    works = Program(source="import time\nwhile time.process_time() < 0.4: pass")
+    sleeps = Program(source="import time; time.sleep(600)")
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    busy = [
+        # In sessions of their own: some kernels share a core among sessions, not processes.
+        subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+        for _ in range(4)
+    ]
+    try:
+        with Sandbox(limits=Limits(cpu_seconds=0.9, wall_seconds=1.0), workers=1) as other:
+            other.layers()
+            began = time.monotonic()
+            (worked,) = other.run([works])
+            seconds = time.monotonic() - began
+            (slept,) = other.run([sleeps])
+    finally:
+        os.sched_setaffinity(0, cores)
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert (worked.verdict, worked.reason) == ("passed", None)
+    assert seconds > 1.0
+    assert slept.verdict == "time-out"
+    assert "asleep" in (slept.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("source", "tests"),
+    [
+        ("def f(x): return x", "while True: f(1)"),
+        ("def f(x):\n  while True: yield x", "list(f(1))"),
+        ("def f(x):\n  while True: pass", "f(1)"),
+        ("while True: pass", "f(1)"),
+    ],
+    ids=["calls", "items", "a call that does not end", "a source that does not end"],
+)
+def test_source_and_tests_do_not_escape_the_processor_limit(
+    sandbox: Sandbox, source: str, tests: str
+) -> None:
+    # Processes that wake each other sleep whenever the kernel's clock ticks, by which its limit counts.
+    with Sandbox(limits=Limits(cpu_seconds=1.0, wall_seconds=120.0), workers=1) as other:
+        other.layers()
+        (outcome,) = other.run([Program(source=source, tests=tests)])
+    assert (outcome.verdict, outcome.reason) == ("time-out", "more than 1 s of processor time")
+    assert outcome.cpu_seconds < 4.0
+
+
+def test_children_in_no_sum_do_not_put_off_the_end(sandbox: Sandbox) -> None:
+    source = "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+    source += "for _ in range(6):\n  if os.fork() == 0:\n    while True: pass\ntime.sleep(600)"
+    limits = Limits(cpu_seconds=1.0, wall_seconds=120.0)
+    with Sandbox(limits=limits, workers=1) as other:
+        other.layers()
+        (outcome,) = other.run([Program(source=source)])
+    assert (outcome.verdict, outcome.reason) == ("time-out", "more than 1 s of processor time")
+
+
+def test_where_nothing_is_seen_real_time_decides(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert min(usage.usage_of_program(os.getpid())) >= 0.0
+    monkeypatch.setattr(usage, "PROC", tmp_path)
+    assert usage.usage_of_program(os.getpid()) == (0.0, 0.0)
 
 
 def test_a_dead_worker_is_replaced_and_its_program_run_again(sandbox: Sandbox) -> None:

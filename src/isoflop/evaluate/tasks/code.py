@@ -56,10 +56,11 @@ def parse_humaneval_plus(row: Mapping[str, Any]) -> Item:
 def parse_mbpp(row: Mapping[str, Any]) -> Item:
     """A row of MBPP, of whichever split."""
     name = name_of(row, "task_id")
-    number = int(name) if name is not None and name.isdecimal() else None
-    if number not in MBPP_TEST_IDS and number not in MBPP_PROMPT_IDS:
+    is_test = name in {str(number) for number in MBPP_TEST_IDS}
+    is_shot = name in {str(number) for number in MBPP_PROMPT_IDS}
+    if not is_test and not is_shot:
         raise BadRowError("another split", "neither a test nor a row for prompts")
-    split: Split = "test" if number in MBPP_TEST_IDS else "shots"
+    split: Split = "test" if is_test else "shots"
     question = _with_tests(text_of(row, "text", "prompt"), texts_of(row, "test_list"))
     code = text_of(row, "code")
     program = mbpp_program(row)

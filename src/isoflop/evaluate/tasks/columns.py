@@ -34,7 +34,7 @@ def texts_of(row: Mapping[str, Any], *names: str) -> tuple[str, ...]:
     """
     name = _found(row, names)
     if not isinstance(row[name], list | tuple):
-        raise BadRowError("not a list", f"column {name!r} is {_quoted(row[name])}")
+        raise BadRowError("not a list", f"column {name!r} is {quoted(row[name])}")
     if not row[name]:
         raise BadRowError("empty list", f"column {name!r}")
     return tuple(_require_text(text, name) for text in row[name])
@@ -56,12 +56,12 @@ def _found(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
         if row.get(name) is not None:
             return name
     wanted = " or ".join(repr(name) for name in names)
-    raise BadRowError("no column", f"needs {wanted}, has {_quoted(', '.join(map(str, row)))}")
+    raise BadRowError("no column", f"needs {wanted}, has {quoted(', '.join(map(str, row)))}")
 
 
 def _require_text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise BadRowError("not text", f"column {name!r} is {_quoted(value)}")
+        raise BadRowError("not text", f"column {name!r} is {quoted(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -69,6 +69,7 @@ def _require_text(value: Any, name: str) -> str:
     return value
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any) -> str:
+    """The value as Python writes it, in ASCII, cut where it is long."""
     text = ascii(value)
     return text if len(text) <= QUOTED_CHARACTERS else text[: QUOTED_CHARACTERS - 3] + "..."

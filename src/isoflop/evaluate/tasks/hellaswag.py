@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from isoflop.evaluate.sampling.config import Sampling
-from isoflop.evaluate.tasks.columns import any_text_of, name_of, text_of, texts_of
+from isoflop.evaluate.tasks.columns import any_text_of, name_of, quoted, text_of, texts_of
 from isoflop.evaluate.tasks.problem import BadRowError, Hub, Item, Task, Template
 
 _BRACKETED = re.compile(r"\[.*?\]")
@@ -26,12 +26,13 @@ def parse_hellaswag(row: Mapping[str, Any]) -> Item:
         context = f"{text_of(row, 'ctx_a')} {any_text_of(row, 'ctx_b').capitalize()}"
         question = without_marks(f"{text_of(row, 'activity_label')}: {context}")
     choices = tuple(without_marks(ending) for ending in texts_of(row, "endings"))
-    if not all(choices):
+    if not all(choice.strip() for choice in choices):
         raise BadRowError("empty text", "one of the endings")
     label = name_of(row, "label")
-    if label is None or not label.isdecimal() or int(label) >= len(choices):
-        raise BadRowError("no answer", f"label is {label!r}, of {len(choices)} endings")
-    gold = choices[int(label)]
+    places = {str(place): choice for place, choice in enumerate(choices)}
+    if label not in places:
+        raise BadRowError("no answer", f"label is {quoted(label)}, of {len(choices)} endings")
+    gold = places[label]
     name = name_of(row, "ind_in_val", "ind")
     return Item(id=name, question=question, answer=gold, golds=(gold,), choices=choices)
 

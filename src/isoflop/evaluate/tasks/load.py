@@ -188,6 +188,9 @@ def _parse(rows: Iterable[Row], task: Task, template: Template) -> _Rows:
             if isinstance(row, BadRowError):
                 raise row
             items.append((where, rewrite(task.parse(row))))
+        except (RecursionError, MemoryError):
+            detail = "its values or its code are nested too deeply"
+            set_aside.append(SetAside(where=where, reason="nested too deeply", detail=detail))
         except BadRowError as bad:
             detail = bad.detail.encode("utf-8", "backslashreplace").decode()
             set_aside.append(SetAside(where=where, reason=bad.reason, detail=detail))

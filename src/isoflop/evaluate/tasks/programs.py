@@ -15,6 +15,7 @@ polynomial's zero).
 
 import ast
 import builtins
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -81,7 +82,7 @@ def humaneval_program(row: Mapping[str, Any]) -> str:
     Raises:
         BadRowError: no test, or no entry point.
     """
-    return f"{text_of(row, 'test')}\n\ncheck({_entry_point(row)})\n"
+    return f"{_code_of(row, 'test')}\n\ncheck({_entry_point(row)})\n"
 
 
 def humaneval_plus_program(row: Mapping[str, Any]) -> str:
@@ -95,6 +96,7 @@ def humaneval_plus_program(row: Mapping[str, Any]) -> str:
     if row.get("base_input") is None:
         return _STAND_IN_FOR_NUMPY + humaneval_program(row)
     reference = text_of(row, "prompt") + text_of(row, "canonical_solution")
+    _parsed(reference, "canonical_solution")
     inputs = _inputs(row, {})
     name = _entry_point(row)
     judge = "_same(_found, _wanted, TOLERANCE)"
@@ -109,11 +111,14 @@ def mbpp_program(row: Mapping[str, Any]) -> str:
     Raises:
         BadRowError: no assertions.
     """
-    setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
-    if not isinstance(setup, str):
-        raise BadRowError("not text", "column 'test_setup_code'")
-    names = _names_hiding_built_in(row.get("code"))
-    return "\n".join([names, setup, *texts_of(row, "test_list")]) + "\n"
+    setup = ""
+    if row.get("test_setup_code"):
+        setup = text_of(row, "test_setup_code")
+    elif row.get("test_imports"):
+        setup = "\n".join(texts_of(row, "test_imports"))
+    tests = "\n".join([setup, *texts_of(row, "test_list")])
+    _parsed(tests, "test_list")
+    return f"{_names_hiding_built_in(row.get('code'))}\n{tests}\n"
 
 
 def mbpp_plus_program(row: Mapping[str, Any]) -> str:
@@ -123,20 +128,18 @@ def mbpp_plus_program(row: Mapping[str, Any]) -> str:
         BadRowError: neither assertions with inputs nor the hub's tests.
     """
     if row.get("base_input") is None:
-        return _STAND_IN_FOR_NUMPY + text_of(row, "test")
+        return _STAND_IN_FOR_NUMPY + _code_of(row, "test")
     assertions = text_of(row, "assertion")
     name = _entry_point(row)
-    try:
-        tests = [node.test for node in ast.parse(assertions).body if isinstance(node, ast.Assert)]
-    except (SyntaxError, ValueError) as error:
-        raise BadRowError("not Python", f"column 'assertion': {error}") from None
+    nodes = _parsed(assertions, "assertion").body
+    tests = [node.test for node in nodes if isinstance(node, ast.Assert)]
     judge = "_same(_found, _wanted, TOLERANCE)"
     if tests and all(_is_truth_of(test, name) for test in tests):
         judge = "bool(_found) == bool(_wanted)"
     elif tests and all(_is_set_of(test, name) for test in tests):
         judge = "set(_found) == set(_wanted)"
     inputs = _inputs(row, argument_kinds(tests, name))
-    reference = text_of(row, "canonical_solution")
+    reference = _code_of(row, "canonical_solution")
     head = _names_hiding_built_in(reference) + _MODULES_OF_ASSERTIONS
     return head + assertions + "\n" + _against_reference(row, reference, inputs, judge)
 
@@ -152,7 +155,7 @@ def argument_kinds(tests: list[ast.expr], name: str) -> dict[Path, set[type]]:
         for number, argument in enumerate(call.args):  # type: ignore[attr-defined]
             try:
                 value = ast.literal_eval(argument)
-            except ValueError:
+            except (ValueError, TypeError):  # no plain value; a set of lists
                 continue
             for path, kind in _kinds_inside(value, (str(number),)):
                 kinds.setdefault(path, set()).add(kind)
@@ -177,9 +180,16 @@ def _typed(value: Any, path: Path, kinds: dict[Path, set[type]], outer: type) ->
     if not isinstance(value, list):
         return value
     if set in seen:
-        return set(value) if value or dict not in seen else {}
+        return _as_set(value) if value or dict not in seen else {}
     kind = tuple if tuple in seen or (not seen & {list} and outer is tuple) else list
     return kind(_typed(item, (*path, "*"), kinds, kind) for item in value)
+
+
+def _as_set(value: list[Any]) -> set[Any]:
+    try:
+        return set(value)
+    except TypeError:
+        raise BadRowError("no set", "an input that should be a set holds a list") from None
 
 
 def _number_or_text(text: str) -> float | complex | str:
@@ -214,12 +224,29 @@ def _names_hiding_built_in(reference: Any) -> str:
     Which these are, the reference says: a candidate must not be able to choose.
     """
     try:
-        nodes = ast.parse(reference).body if isinstance(reference, str) else []
-    except (SyntaxError, ValueError):
+        nodes = _parsed(reference, "code").body if isinstance(reference, str) else []
+    except BadRowError:
         return ""
     functions = [node.name for node in nodes if isinstance(node, ast.FunctionDef)]
     lines = [f"    {name} = __source__.{name}\n" for name in functions if name in dir(builtins)]
     return "".join(['if "__source__" in globals():\n', *lines]) if lines else ""
+
+
+def _code_of(row: Mapping[str, Any], name: str) -> str:
+    """The Python in a column. Tests that are none would call every model's answer wrong."""
+    code = text_of(row, name)
+    _parsed(code, name)
+    return code
+
+
+def _parsed(code: str, name: str) -> ast.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        problem = str(error) or type(error).__name__
+        raise BadRowError("not Python", f"column {name!r}: {problem}") from None
 
 
 def _entry_point(row: Mapping[str, Any]) -> str:

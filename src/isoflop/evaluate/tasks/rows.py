@@ -22,6 +22,8 @@ from isoflop.extras import import_extra
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
+NOT_AN_OBJECT = "not an object"
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Row = tuple[str, Mapping[str, Any] | BadRowError]
@@ -103,10 +105,9 @@ def _json_lines(path: Path, raw: bytes) -> Iterator[Row]:
         if not line.strip():
             continue
         row = _parsed(line)
-        if isinstance(row, BadRowError) and number > len(lines):
-            raise UserError(
-                f"{path}:{number}: the file ends inside a line ({row.detail}); fetch it again"
-            )
+        is_broken = isinstance(row, BadRowError) and row.reason != NOT_AN_OBJECT
+        if is_broken and number > len(lines):
+            raise UserError(f"{path}:{number}: the file ends inside a line ({row}); fetch it again")
         yield f"{path}:{number}", row
 
 
@@ -119,7 +120,7 @@ def _parsed(line: bytes) -> Mapping[str, Any] | BadRowError:
         return BadRowError("malformed JSON", "nested too deeply")
     except ValueError as error:  # also a whole number of more digits than Python reads
         return BadRowError("malformed JSON", str(error))
-    return value if isinstance(value, dict) else BadRowError("not an object", type(value).__name__)
+    return value if isinstance(value, dict) else BadRowError(NOT_AN_OBJECT, type(value).__name__)
 
 
 def _list_rows(path: Path, raw: bytes) -> list[Any]:
@@ -148,5 +149,5 @@ def _numbered(path: Path, rows: list[Any]) -> Iterator[Row]:
     if not rows:
         raise UserError(f"{path}: the file holds no rows; fetch it again")
     for number, row in enumerate(rows, start=1):
-        held = row if isinstance(row, dict) else BadRowError("not an object", type(row).__name__)
+        held = row if isinstance(row, dict) else BadRowError(NOT_AN_OBJECT, type(row).__name__)
         yield f"{path}:{number}", held

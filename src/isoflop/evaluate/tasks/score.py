@@ -116,8 +116,10 @@ def _exact(problem: Problem, text: str) -> Grade:
     worked = gold is not None and final_answer_in(problem.answer, FINAL_ANSWER_MARK) == gold
     mark = FINAL_ANSWER_MARK if worked else None
     verdict = grade(text, problem.golds[0], mark=mark)
-    reason = "no final answer" if verdict is Verdict.UNGRADABLE else None
-    return Grade(verdict=verdict, answer=final_answer_in(text, mark), reason=reason)
+    answer = final_answer_in(text, mark)
+    if verdict is Verdict.UNGRADABLE or answer is None:
+        return ungradable("no final answer")
+    return Grade(verdict=verdict, answer=answer, reason=None)
 
 
 def _run(task: Task, answers: Sequence[tuple[Problem, str]], sandbox: Runner | None) -> list[Grade]:

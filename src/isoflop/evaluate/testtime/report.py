@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ def read_sampled(folders: Sequence[Path]) -> list[SampledRun]:
     """The runs in these folders; shards of one run become one.
 
     Raises:
-        UserError: a folder is not complete, shards are missing, or two folders hold one run.
+        UserError: a folder is not complete, samples or shards are missing, or two folders hold
+            one run.
     """
     found: dict[str, list[tuple[Path, SampleRun]]] = {}
     for folder in folders:
@@ -84,18 +86,28 @@ def _joined(parts: list[tuple[Path, SampleRun]]) -> SampledRun:
         )
     parts.sort(key=lambda part: part[1].shard.place)
     rows = [row for folder, _ in parts for row in read_rows(folder / SAMPLES_FILE, SampleRow)]
-    return SampledRun(name=parts[0][0].name, run=parts[0][1], rows=tuple(rows))
+    folder, run = parts[0]
+    counts = Counter(row.item for row in rows)
+    short = next((item for item in counts if counts[item] < run.num_samples), None)
+    if not rows or short is not None:
+        held = "no samples" if short is None else f"{counts[short]} samples of item {short!r}"
+        raise UserError(
+            f"{folder}: holds {held}, of {run.num_samples} a problem: its {SAMPLES_FILE} was cut "
+            "short; delete the folder and sample again"
+        )
+    return SampledRun(name=folder.name, run=run, rows=tuple(rows))
 
 
 def read_scores(path: Path) -> SampleScores:
     """Scores of samples from a file of JSON lines with item, sample and score.
 
     Raises:
-        UserError: a line does not fit; file and line are named.
+        UserError: a line does not fit, file and line are named; or a sample has two scores.
     """
     scores: dict[tuple[str, int], float] = {}
     for row in read_rows(path, ScoreLine):
-        scores[row.item, row.sample] = row.score
+        if scores.setdefault((row.item, row.sample), row.score) != row.score:
+            raise UserError(f"{path}: sample {row.sample} of item {row.item!r} has two scores")
     return scores
 
 

@@ -4,7 +4,15 @@ import os
 import signal
 from typing import Any
 
-from isoflop.sandbox.inside.program import ERROR, FAILED, MEMORY, PASSED, REFUSED, Job
+from isoflop.sandbox.inside.program import (
+    ERROR,
+    FAILED,
+    MEMORY,
+    PASSED,
+    REFUSED,
+    Job,
+    is_out_of_time,
+)
 from isoflop.sandbox.inside.watch import Seen
 
 
@@ -25,12 +33,12 @@ def outcome_of(job: Job, seen: Seen) -> dict[str, Any]:
 def _verdict(job: Job, seen: Seen) -> tuple[str, str | None]:
     if seen.report.startswith(REFUSED):
         return "refused", seen.report[1:].decode("utf-8", "replace")
-    if seen.cpu_seconds >= job.cpu_seconds or _is_out_of_time(seen.status):
+    if seen.cpu_seconds >= job.cpu_seconds or _is_spent(seen.status):
         return "time-out", f"more than {job.cpu_seconds:g} s of processor time"
     if seen.overslept:
         return "time-out", (
             f"more than {job.wall_seconds:g} s of real time with only {seen.cpu_seconds:.2g} s of"
-            " processor time (asleep, or the machine had none for it)"
+            " processor time (asleep, not waiting for a processor)"
         )
     if len(seen.output) > job.output_bytes:
         return "error", f"more than {job.output_bytes} bytes of output"
@@ -47,9 +55,8 @@ def _verdict(job: Job, seen: Seen) -> tuple[str, str | None]:
     return "error", _how_it_ended(seen)
 
 
-def _is_out_of_time(status: int | None) -> bool:
-    """Whether the kernel ended it for its processor time, whose clock differs from ours a little."""
-    return status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
+def _is_spent(status: int | None) -> bool:
+    return status is not None and is_out_of_time(status)
 
 
 def _how_it_ended(seen: Seen) -> str:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from isoflop.sandbox.inside.messages import receive, send
 from isoflop.sandbox.inside.program import END_ALL, STATUS, Job
 
 CHUNK_BYTES = 2**16
@@ -43,7 +44,7 @@ class Seen:
     status: int | None
     """How its main process ended, as wait(2) says it; None: it was ended."""
     overslept: bool
-    """Ended because of the real time it took."""
+    """Ended because of the time it took, of whichever kind."""
     word: bytes
     """The secret that only its last step could read."""
     cpu_seconds: float
@@ -62,23 +63,30 @@ def watch(
 ) -> Seen:
     """Read a program's pipes until its main process has ended or a limit is passed, then end all.
 
-    If the caller hangs up, this process ends, and with it every process of its namespace.
+    If the caller hangs up, this process ends, and with it every process of its namespace. A program
+    that has run for as long as its processor time is asked about: the caller sees /proc, and there
+    what the kernel's own limit overlooks, processes that sleep whenever its clock ticks.
     `has_namespaces`: whether `init` is alone with the program in a process namespace.
     """
     read = {pipes.output: bytearray(), pipes.report: bytearray(), pipes.status: bytearray()}
     caps = {pipes.output: job.output_bytes + 1, pipes.report: REPORT_BYTES, pipes.status: 64}
-    deadline = time.monotonic() + job.wall_seconds
+    began = time.monotonic()
+    ask_at, asked_cpu_seconds = began + job.cpu_seconds, 0.0
     poll = select.poll()
     for descriptor in read:
         os.set_blocking(descriptor, False)
         poll.register(descriptor, select.POLLIN)
     poll.register(caller.fileno(), select.POLLRDHUP)
     overslept = is_over = False
-    while not is_over and not read[pipes.status] and len(read[pipes.output]) <= job.output_bytes:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            overslept = True
+    while not (is_over or overslept or read[pipes.status]):
+        if len(read[pipes.output]) > job.output_bytes:
             break
+        left = ask_at - time.monotonic()
+        if left <= 0:
+            more, asked_cpu_seconds = _ask(caller, init, job, time.monotonic() - began)
+            ask_at = time.monotonic() + more
+            overslept = more <= 0
+            continue
         for descriptor, _ in poll.poll(left * 1000 + 1):
             if descriptor == caller.fileno():
                 _kill(init)
@@ -98,8 +106,22 @@ def watch(
         status=STATUS.unpack(status)[0] if len(status) == STATUS.size else None,
         overslept=overslept,
         word=word,
-        cpu_seconds=cpu_seconds,
+        cpu_seconds=max(cpu_seconds, asked_cpu_seconds),
     )
+
+
+def _ask(caller: socket.socket, init: int, job: Job, real_seconds: float) -> tuple[float, float]:
+    """Seconds until the caller wants to be asked again, 0 to end the program; and the processor
+    time that the caller has seen."""
+    limits = {"cpu_limit": job.cpu_seconds, "wall_limit": job.wall_seconds}
+    reply = None
+    with contextlib.suppress(OSError, ValueError):
+        send(caller, {"real_seconds": real_seconds, **limits})
+        reply = receive(caller)
+    if reply is None:
+        _kill(init)
+        os._exit(0)
+    return float(reply["seconds"]), float(reply["cpu_seconds"])
 
 
 def _read_some(descriptor: int, content: bytearray, cap: int) -> bool:

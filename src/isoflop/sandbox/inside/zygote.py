@@ -8,21 +8,17 @@ Warm: a program costs two or three forks of a small process and one folder in me
 
 import gc
 import importlib
-import json
 import os
 import signal
 import socket
-import struct
 import sys
 from typing import Any, NoReturn
 
 from isoflop.sandbox.inside import isolation, kernel, program
+from isoflop.sandbox.inside.messages import receive, send
 from isoflop.sandbox.inside.program import Ends, Job
 from isoflop.sandbox.inside.verdict import outcome_of
 from isoflop.sandbox.inside.watch import Pipes, Seen, watch
-
-LENGTH = struct.Struct("!Q")
-"""Bytes of the message that follows."""
 
 PRELOADED = (
     "abc",
@@ -49,31 +45,6 @@ PRELOADED = (
     "typing",
 )
 """Modules that programs of the tasks import most: loaded once instead of once a program."""
-
-
-def receive(connection: socket.socket) -> dict[str, Any] | None:
-    """The next message; None when the other side has hung up."""
-    head = _receive_bytes(connection, LENGTH.size)
-    if head is None:
-        return None
-    body = _receive_bytes(connection, LENGTH.unpack(head)[0])
-    return None if body is None else json.loads(body)
-
-
-def _receive_bytes(connection: socket.socket, count: int) -> bytes | None:
-    parts = bytearray()
-    while len(parts) < count:
-        part = connection.recv(min(count - len(parts), 2**20))
-        if not part:
-            return None
-        parts += part
-    return bytes(parts)
-
-
-def send(connection: socket.socket, message: dict[str, Any]) -> None:
-    """One message: its length, then JSON."""
-    body = json.dumps(message).encode()
-    connection.sendall(LENGTH.pack(len(body)) + body)
 
 
 def main(descriptor: int) -> NoReturn:

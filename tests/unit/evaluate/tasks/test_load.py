@@ -164,6 +164,20 @@ def test_hellaswag_agrees_with_the_harness_on_marks():
         assert without_marks(text) == utils.preprocess(text)
 
 
+MBPP = {
+    "task_id": 11, "text": "a", "code": "def f(): return 1", "test_list": ["assert f() == 1"],
+}  # fmt: skip
+HUMANEVAL = {
+    "task_id": "a", "prompt": "def f():\n", "canonical_solution": "    return 1\n",
+    "entry_point": "f", "test": "def check(f): assert f() == 1", "base_input": [[]],
+}  # fmt: skip
+MBPP_PLUS = {
+    "task_id": "Mbpp/11", "prompt": "a", "canonical_solution": "def f(x): return x",
+    "entry_point": "f", "assertion": "assert f({1}) == {1}\nassert f({(1,)}) != f({[1]})",
+    "base_input": [[[1]]],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "row", "reason"),
     [
@@ -176,6 +190,18 @@ def test_hellaswag_agrees_with_the_harness_on_marks():
         ("triviaqa", {"question": "Who?", "golden_answers": [" "]}, "empty list"),
         ("hellaswag", {"query": "a", "endings": ["b"], "label": ""}, "no answer"),
         ("hellaswag", {"query": "a", "endings": ["b"], "label": 1}, "no answer"),
+        ("hellaswag", {"query": "a", "endings": ["b", "[x] [y]"], "label": 0}, "empty text"),
+        ("hellaswag", {"query": "a", "endings": ["b", "c"], "label": "9" * 5000}, "no answer"),
+        ("hellaswag", {"query": "a", "endings": ["b", "c"], "label": "\u0661"}, "no answer"),
+        ("mbpp", {"task_id": "9" * 5000, "text": "a", "code": "b"}, "another split"),
+        ("mbpp", MBPP | {"test_list": ["assert f( =="]}, "not Python"),
+        ("mbpp", MBPP | {"test_list": ["-" * 10_000 + "1"]}, "not Python"),
+        ("mbpp", MBPP | {"test_setup_code": "", "test_imports": [None]}, "not text"),
+        ("humaneval", HUMANEVAL | {"test": "def check(f:"}, "not Python"),
+        ("humaneval_plus", HUMANEVAL | {"canonical_solution": "    return ("}, "not Python"),
+        ("mbpp_plus", MBPP_PLUS | {"canonical_solution": "def f(x) return"}, "not Python"),
+        ("mbpp_plus", MBPP_PLUS | {"assertion": "-" * 10_000 + "1"}, "not Python"),
+        ("mbpp_plus", MBPP_PLUS | {"base_input": [[[[1]]]]}, "no set"),
         ("math500", {"problem": "a", "solution": "b"}, "no final answer"),
         ("probes", {"prompt": "a", "answer": "b"}, "no EvaluationItem"),
         ("promptanswer", {"prompt": "a", "answer": ""}, "empty text"),
@@ -193,10 +219,10 @@ def test_a_row_that_cannot_be_asked_is_set_aside_with_a_reason(tmp_path, name, r
             "final_answer": "b",
         },
         "promptanswer": {"prompt": "a", "answer": "b"},
-        "humaneval": {
-            "task_id": "a", "prompt": "def f():\n", "canonical_solution": "    return 1\n",
-            "entry_point": "f", "test": "def check(f): assert f() == 1",
-        },
+        "humaneval": HUMANEVAL,
+        "humaneval_plus": HUMANEVAL,
+        "mbpp": MBPP,
+        "mbpp_plus": MBPP_PLUS,
     }[name]  # fmt: skip
     loaded = load_task(name, data=write(tmp_path / "a.jsonl", [row, good]), shots=0)
     assert len(loaded.problems) == 1
@@ -294,9 +320,12 @@ def test_real_files_are_read_whole(name, file, problems, set_aside):
         ("gsm8k", "gsm8k_test", "chain_of_thought"),
         ("gsm_plus", "gsm_plus_testmini_sample", "few_shot"),
         ("triviaqa", "triviaqa_sample", "few_shot"),
+        ("math500", "math500", "few_shot"),
     ],
 )
 def test_every_gold_answer_is_right(name, file, style, extraction):
+    if name == "math500":
+        pytest.importorskip("math_verify")
     loaded = load_task(name, data=benchmark(file), style=style, shots=0)
     answers = [(problem, problem.answer) for problem in loaded.problems]
     grades = score_texts(loaded.task, answers, None, extraction=extraction)

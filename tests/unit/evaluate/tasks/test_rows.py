@@ -72,6 +72,13 @@ def test_damage_is_the_users_mistake(tmp_path, name, content, message):
         held(tmp_path / name)
 
 
+def test_a_last_line_that_is_whole_but_no_object_is_set_aside(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(LINES + b"5")
+    *_, (_, last) = read_file(tmp_path / "a.jsonl")
+    assert isinstance(last, BadRowError)
+    assert last.reason == "not an object"
+
+
 def test_a_missing_file_says_what_may_be_given(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.jsonl: no such file; give a"):
         held(tmp_path / "nowhere.jsonl")

@@ -12,7 +12,13 @@ from isoflop.evaluate.tasks.ask import Examinee
 from isoflop.evaluate.tasks.load import load_task
 from isoflop.evaluate.testtime import samples
 from isoflop.evaluate.testtime.command import parse_shard
-from isoflop.evaluate.testtime.report import read_sampled, votes, votes_to_json, votes_to_text
+from isoflop.evaluate.testtime.report import (
+    read_sampled,
+    read_scores,
+    votes,
+    votes_to_json,
+    votes_to_text,
+)
 from isoflop.evaluate.testtime.rows import SampleRow
 from isoflop.evaluate.testtime.samples import Shard, draw_samples, sample_run, sample_seed
 from isoflop.model.checkpoint import save_checkpoint
@@ -143,6 +149,27 @@ def test_votes_over_two_checkpoints(model, merging, loaded, tmp_path):
     text = votes_to_text(found)
     assert "problems solved by both" in text
     assert json.loads(votes_to_json(found))["runs"][0]["curve"][0]["num_samples"] == 1
+
+
+def test_samples_cut_short_do_not_pass_for_all(model, merging, loaded, tmp_path):
+    folder = draw(model, merging, loaded, tmp_path / "model", tmp_path)
+    lines = (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(UserError, match="2 samples of item 'gsm8k/5', of 3 a problem"):
+        read_sampled([folder])
+    (folder / "samples.jsonl").write_bytes(b"")
+    with pytest.raises(UserError, match="holds no samples, of 3 a problem"):
+        read_sampled([folder])
+
+
+def test_a_sample_has_one_score(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    line = '{"item": "a", "sample": 0, "score": 1.0}\n'
+    path.write_text(line * 2)
+    assert read_scores(path) == {("a", 0): 1.0}
+    path.write_text(line + line.replace("1.0", "2.0"))
+    with pytest.raises(UserError, match="sample 0 of item 'a' has two scores"):
+        read_scores(path)
 
 
 def test_what_makes_no_sense_is_refused(model, merging, loaded, tmp_path):
