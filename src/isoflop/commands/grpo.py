@@ -44,6 +44,13 @@ def grpo(
     prompt: Prompt = None,
     validate: Validate = None,
     changes: Settings = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="The divergence is taken from it. Default: where GRPO begins.",
+        ),
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="A tokenizer.json.")] = None,
     end_of_text: Annotated[str | None, typer.Option(help="Token of --tokenizer FILE.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -65,6 +72,7 @@ def grpo(
         out=out,
         name=task.replace(":", "-"),
         progress=_show,
+        reference=None if reference is None else checkpoint_folder(reference),
         device=device,
     )
     _tell(folder, config, as_json=as_json)

@@ -36,6 +36,7 @@ from isoflop.model.transformer import Transformer
 from isoflop.posttrain.config import GrpoConfig
 from isoflop.posttrain.probes import SecondMomentRow, probe_second_moments
 from isoflop.posttrain.problems import ProblemSet, checked_rewards
+from isoflop.posttrain.reference import load_reference
 from isoflop.posttrain.rollouts import (
     Prompted,
     Rollout,
@@ -87,7 +88,9 @@ class GrpoRun:
     train: ProblemSet
     validation: tuple[ProblemSet, ...]
     digest: str
-    """Of config, checkpoint and problems; a saved state of another digest is refused."""
+    """Of config, checkpoint, reference and problems; a saved state of another digest is refused."""
+    reference: Path | None = None
+    """The checkpoint that the divergence is taken from. None: the one that is trained."""
     device: str = "cpu"
 
 
@@ -119,7 +122,7 @@ def _train(run: GrpoRun, folder: Path, progress: Progress) -> None:
     _check_tokenizer(run.tokenizer, model)
     reference = None
     if config.divergence_coefficient > 0:
-        reference = load_checkpoint(run.checkpoint, device=run.device).requires_grad_(False)
+        reference = load_reference(run.reference or run.checkpoint, model.config, run.device)
     optimizer = make_optimizer(model, config)
     room = model.config.sequence_length
     prompts, left_out = encode_prompts(run.train, run.tokenizer, config, room)

@@ -32,7 +32,7 @@ class GrpoStepRow:
     largest_ratio_deviation: float
     """Of the first update's tokens, the largest |new / old probability - 1|: 0 with one engine."""
     divergence: float | None
-    """From the model before GRPO, mean over answer tokens and updates. None: that model is not kept."""
+    """From the reference, mean over answer tokens and updates. None: no reference is kept."""
     entropy: float
     """Of the next token's distribution before the updates, mean over answer tokens."""
     gradient_l2_norm: float
