@@ -11,7 +11,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +119,8 @@ def roll_out(
 ) -> Iterator[list[Rollout]]:
     """The samples of each part of the problems with their rewards, problems in order.
 
-    Parts that the folder holds already are read.
+    Parts that the folder holds already are not sampled again but read, and graded again: the reward may
+    have been mended since, and a step is never graded by two versions of it.
 
     Raises:
         UserError: logits that are not finite, or a reward that is missing.
@@ -129,11 +130,12 @@ def roll_out(
     for number, begin in enumerate(range(0, len(prompts), size)):
         rows_path = folder / f"part-{number:08d}.jsonl"
         record_path = rows_path.with_suffix(".npz")
+        asked = prompts[begin : begin + size]
         if rows_path.exists():
-            yield _read_part(rows_path, record_path)
+            yield _graded_again(_read_part(rows_path, record_path), asked, problems, rows_path)
             continue
         with router_drift(model, config, step, number):
-            samples = _sample(sampler, prompts[begin : begin + size], config, step)
+            samples = _sample(sampler, asked, config, step)
         rollouts = _rewarded(samples, problems, step, tokenizer.end_of_text_id)
         # The rows appear last: a part without them is made again.
         _write_records(record_path, [one.record for one in rollouts])
@@ -222,6 +224,34 @@ def _row(one: _Sampled, reward: Reward, step: int, end_of_text: int) -> RolloutR
         gradable=reward.gradable,
         reason=storable_or_none(reward.reason),
     )
+
+
+def _graded_again(
+    rollouts: Sequence[Rollout],
+    prompts: Sequence[Prompted],
+    problems: ProblemSet,
+    rows_path: Path,
+) -> list[Rollout]:
+    """A part that was read, with what its answers earn now; its rows follow where that differs."""
+    by_id = {one.problem.id: one.problem for one in prompts}
+    rewards = checked_rewards(
+        problems, [(by_id[one.row.problem], one.row.text) for one in rollouts]
+    )
+    graded = [
+        Rollout(
+            replace(
+                one.row,
+                reward=reward.value,
+                gradable=reward.gradable,
+                reason=storable_or_none(reward.reason),
+            ),
+            one.record,
+        )
+        for one, reward in zip(rollouts, rewards, strict=True)
+    ]
+    if any(new.row != old.row for new, old in zip(graded, rollouts, strict=True)):
+        write_rows(rows_path, [one.row for one in graded], survives_power_cut=False)
+    return graded
 
 
 def _record_of(sample: Sample) -> SampleRecord:

@@ -213,6 +213,31 @@ def test_a_reward_that_is_missing_stops_the_run_and_it_goes_on_when_mended(
     same(whole, tmp_path / "cut")
 
 
+def test_a_reward_mended_between_runs_grades_the_whole_step(
+    checkpoint, tokenizer, make_config, problems, tmp_path
+):
+    """Parts that the broken version graded before it failed do not keep its rewards."""
+    whole = trained(tmp_path / "whole", checkpoint, tokenizer, make_config(), problems)
+    calls = []
+
+    def broken(answers):
+        calls.append(len(answers))
+        if len(calls) == 2:
+            raise UserError("the reward is broken")
+        return [dataclasses.replace(one, value=1.0 - one.value) for one in problems.rewards(answers)]
+
+    folder = tmp_path / "cut"
+    # Validation is graded before the first step, here by the mended version alone.
+    with pytest.raises(UserError, match="broken"):
+        trained(
+            folder, checkpoint, tokenizer, make_config(),
+            dataclasses.replace(problems, rewards=broken), validation=(problems,),
+        )  # fmt: skip
+    assert list((folder / "rollouts").rglob("part-*.jsonl"))
+    trained(folder, checkpoint, tokenizer, make_config(), problems)
+    same(whole, folder)
+
+
 def test_what_does_not_fit_together_is_refused(
     checkpoint, tokenizer, make_config, problems, shape, tmp_path
 ):
