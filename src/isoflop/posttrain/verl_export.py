@@ -144,7 +144,7 @@ def _write_data(
         name = "train" if place == 0 else f"validation-{place}"
         most = None if place == 0 else config.validation_problems
         rows: list[dict[str, Any]] = [
-            row_of(problem, source, config.reward, index=index, split=split)
+            row_of(problem, source, config, index=index, split=split)
             for index, problem in enumerate(problems.problems[:most])
         ]
         path = folder / f"{name}.parquet"
