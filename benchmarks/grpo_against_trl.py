@@ -289,7 +289,6 @@ def seconds_of_ours(
             rewards=lambda answers: [
                 Reward(value=float(len(text) % 3), gradable=True) for _, text in answers
             ],
-            num_set_aside=0,
         ),
         validation=(),
         digest="x",

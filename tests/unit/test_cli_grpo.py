@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,22 @@ def test_the_divergence_can_be_taken_from_another_checkpoint(home, call):
     status, _, _ = call()
     assert status == 0
     assert set((home / "out" / "grpo").glob("*")) == known
+
+
+def test_what_is_not_asked_is_told_with_its_reasons(home, call):
+    items = (home / "items.jsonl").read_text()
+    long = json.loads(items.split("\n")[0]) | {"id": "long", "prompt": "9" * 40}
+    (home / "odd.jsonl").write_text(f"{items}{json.dumps(long)}\nno JSON\n")
+    status, out, error = call(data=str(home / "odd.jsonl"))
+    assert status == 0, error
+    assert out.startswith("left out of probes, train: 1 malformed JSON, 1 prompt too long\n"), out
+    page = out.split("\n")[1]
+    assert (
+        "left out of probes, train: 1 malformed JSON, 1 prompt too long" in Path(page).read_text()
+    )
+    _, out, _ = call("--json", data=str(home / "odd.jsonl"))
+    reasons = [row["reason"] for row in json.loads(out)["left_out"]]
+    assert reasons == ["prompt too long", "malformed JSON"]
 
 
 @pytest.mark.parametrize(

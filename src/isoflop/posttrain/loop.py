@@ -3,7 +3,7 @@
     <folder>/steps.jsonl          GrpoStepRow
     <folder>/validation.jsonl     GrpoValidationRow; step 0 is the model before GRPO
     <folder>/timings.jsonl        GrpoTimingRow, which differs from run to run
-    <folder>/left_out.jsonl       LeftOutRow: problems whose prompts are too long
+    <folder>/left_out.jsonl       LeftOutRow: problems and rows of the data that are not asked, and why
     <folder>/rollouts/            parts of the step at work, see `rollouts`
     <folder>/answers/             RolloutRow of every finished step
     <folder>/probes.jsonl         SecondMomentRow, where probes are asked for
@@ -34,6 +34,7 @@ from isoflop.model.checkpoint import (
 )
 from isoflop.model.transformer import Transformer
 from isoflop.posttrain.config import GrpoConfig
+from isoflop.posttrain.left_out import LEFT_OUT_FILE, rows_set_aside
 from isoflop.posttrain.probes import SecondMomentRow, probe_second_moments
 from isoflop.posttrain.problems import ProblemSet, checked_rewards
 from isoflop.posttrain.reference import load_reference
@@ -125,11 +126,12 @@ def _train(run: GrpoRun, folder: Path, progress: Progress) -> None:
         reference = load_reference(run.reference or run.checkpoint, model.config, run.device)
     optimizer = make_optimizer(model, config)
     room = model.config.sequence_length
-    prompts, left_out = encode_prompts(run.train, run.tokenizer, config, room)
+    prompts, left_out = encode_prompts(run.train, run.tokenizer, config, room, "train")
     held = [_held_out(run, problems, room) for problems in run.validation]
-    write_rows(
-        folder / "left_out.jsonl", [*left_out, *(row for one in held for row in one.left_out)]
-    )
+    left_out += rows_set_aside(run.train, "train")
+    for one in held:
+        left_out += [*one.left_out, *rows_set_aside(one.problems, "validation")]
+    write_rows(folder / LEFT_OUT_FILE, left_out)
     done = load_state(folder, model, optimizer, run.digest, ROW_FILES)
     if done == 0:
         # A run that was killed before its first saved state begins again, step 0 included.
@@ -294,7 +296,7 @@ class _HeldOut:
 
 
 def _held_out(run: GrpoRun, problems: ProblemSet, room: int) -> _HeldOut:
-    prompts, left_out = encode_prompts(problems, run.tokenizer, run.config, room)
+    prompts, left_out = encode_prompts(problems, run.tokenizer, run.config, room, "validation")
     return _HeldOut(problems, prompts[: run.config.validation_problems], left_out)
 
 
@@ -328,6 +330,7 @@ def _validate(
             source=one.problems.name,
             num_problems=len(one.prompts),
             num_left_out=len(one.left_out),
+            num_set_aside=len(one.problems.set_aside),
             reward=mean,
             reward_standard_error=error,
             share_ungradable=fmean(not reward.gradable for reward in rewards),

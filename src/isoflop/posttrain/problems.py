@@ -15,6 +15,7 @@ from isoflop.evaluate.tasks.score import Runner
 from isoflop.extras import import_extra
 from isoflop.posttrain.config import REASONING_GYM, ProblemSource, RewardName
 from isoflop.posttrain.rewards import REWARDS, Reward, RewardFunction
+from isoflop.records import SetAside
 
 REASONING_GYM_PROBLEMS = 1000
 """Made unless the source says how many. Chosen."""
@@ -28,8 +29,8 @@ class ProblemSet:
     problems: tuple[Problem, ...]
     """Their prompts are what the model reads."""
     rewards: RewardFunction
-    num_set_aside: int
-    """Rows that cannot be asked."""
+    set_aside: tuple[SetAside, ...] = ()
+    """Rows of the data that cannot be asked."""
 
 
 def checked_rewards(problems: ProblemSet, answers: Sequence[tuple[Problem, str]]) -> list[Reward]:
@@ -93,7 +94,7 @@ def load_problems(
         name=source.label,
         problems=tuple(_prompted(source, problem) for problem in problems),
         rewards=REWARDS[reward](loaded[0].task, sandbox),
-        num_set_aside=sum(len(one.set_aside) for one in loaded),
+        set_aside=tuple(row for one in loaded for row in one.set_aside),
     )
 
 
@@ -151,7 +152,6 @@ def _reasoning_gym(source: ProblemSource) -> ProblemSet:
         name=source.label,
         problems=problems,
         rewards=lambda answers: _gym_rewards(made, entries, answers),
-        num_set_aside=0,
     )
 
 

@@ -26,9 +26,10 @@ from isoflop.evaluate.tasks.problem import Problem
 from isoflop.model.moe import MoE, SelectionNoise
 from isoflop.model.transformer import Transformer
 from isoflop.posttrain.config import GrpoConfig
+from isoflop.posttrain.left_out import TOO_LONG
 from isoflop.posttrain.problems import ProblemSet, checked_rewards
 from isoflop.posttrain.rewards import Reward
-from isoflop.posttrain.rows import LeftOutRow, RolloutRow
+from isoflop.posttrain.rows import LeftOutRow, RolloutRow, Split
 from isoflop.records import atomic_file, read_rows, storable, storable_or_none, write_rows
 from isoflop.tokens.tokenizer import Tokenizer
 
@@ -50,7 +51,11 @@ class Rollout:
 
 
 def encode_prompts(
-    problems: ProblemSet, tokenizer: Tokenizer, config: GrpoConfig, room: int
+    problems: ProblemSet,
+    tokenizer: Tokenizer,
+    config: GrpoConfig,
+    room: int,
+    split: Split,
 ) -> tuple[list[Prompted], list[LeftOutRow]]:
     """The problems whose prompts fit, and those that do not.
 
@@ -73,7 +78,10 @@ def encode_prompts(
             left_out.append(
                 LeftOutRow(
                     source=problems.name,
+                    split=split,
                     problem=problem.id,
+                    reason=TOO_LONG,
+                    detail=f"{len(tokens)} tokens, at most {most}",
                     prompt_tokens=len(tokens),
                     most_tokens=most,
                 )

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isoflop.allocator import keep_freed_memory
@@ -178,9 +178,4 @@ def grpo_folder(
 
 
 def _rewarded_by(problems: ProblemSet, rewards: RewardFunction) -> ProblemSet:
-    return ProblemSet(
-        name=problems.name,
-        problems=problems.problems,
-        rewards=rewards,
-        num_set_aside=problems.num_set_aside,
-    )
+    return replace(problems, rewards=rewards)

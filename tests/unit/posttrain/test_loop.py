@@ -10,9 +10,10 @@ from isoflop.config import UserError
 from isoflop.model.checkpoint import load_checkpoint, save_checkpoint
 from isoflop.model.transformer import Transformer
 from isoflop.posttrain import loop, rollouts
+from isoflop.posttrain.left_out import left_out_lines
 from isoflop.posttrain.loop import GrpoRun, train_grpo
-from isoflop.posttrain.rows import GrpoStepRow, GrpoValidationRow, RolloutRow
-from isoflop.records import read_rows
+from isoflop.posttrain.rows import GrpoStepRow, GrpoValidationRow, LeftOutRow, RolloutRow
+from isoflop.records import SetAside, read_rows
 
 DIGITS = "0123456789"
 
@@ -191,11 +192,25 @@ def test_prompts_too_long_are_left_out_and_counted(
     checkpoint, tokenizer, make_config, problems, tmp_path
 ):
     long = dataclasses.replace(problems.problems[0], id="long", prompt="9" * 40)
-    more = dataclasses.replace(problems, problems=(*problems.problems, long))
+    torn = SetAside(where="items.jsonl:3", reason="not JSON", detail="Expecting value")
+    more = dataclasses.replace(problems, problems=(*problems.problems, long), set_aside=(torn,))
     folder = trained(tmp_path / "run", checkpoint, tokenizer, make_config(), more)
     (validation, *_) = read_rows(folder / "validation.jsonl", GrpoValidationRow)
     assert (validation.num_problems, validation.num_left_out) == (12, 1)
-    assert (folder / "left_out.jsonl").read_text().count('"problem": "long"') == 2
+    assert validation.num_set_aside == 1
+    left_out = list(read_rows(folder / "left_out.jsonl", LeftOutRow))
+    assert [(row.split, row.problem, row.reason) for row in left_out] == [
+        ("train", "long", "prompt too long"),
+        ("train", "items.jsonl:3", "not JSON"),
+        ("validation", "long", "prompt too long"),
+        ("validation", "items.jsonl:3", "not JSON"),
+    ]
+    # 40 bytes and the end of text before them, in a model of 24 tokens.
+    assert (left_out[0].prompt_tokens, left_out[0].most_tokens) == (41, 23)
+    assert left_out_lines(left_out) == [
+        "left out of digits, train: 1 not JSON, 1 prompt too long",
+        "left out of digits, validation: 1 not JSON, 1 prompt too long",
+    ]
 
 
 def test_a_reward_that_is_missing_stops_the_run_and_it_goes_on_when_mended(
@@ -224,7 +239,9 @@ def test_a_reward_mended_between_runs_grades_the_whole_step(
         calls.append(len(answers))
         if len(calls) == 2:
             raise UserError("the reward is broken")
-        return [dataclasses.replace(one, value=1.0 - one.value) for one in problems.rewards(answers)]
+        return [
+            dataclasses.replace(one, value=1.0 - one.value) for one in problems.rewards(answers)
+        ]
 
     folder = tmp_path / "cut"
     # Validation is graded before the first step, here by the mended version alone.

@@ -274,6 +274,6 @@ def test_a_reward_that_hangs_holds_no_process():
     ],
 )
 def test_every_reward_function_is_checked(rewards, message):
-    problems = ProblemSet(name="mine", problems=(problem(),), rewards=rewards, num_set_aside=0)
+    problems = ProblemSet(name="mine", problems=(problem(),), rewards=rewards)
     with pytest.raises(UserError, match=message):
         checked_rewards(problems, [(problem(), "x")])

@@ -260,7 +260,7 @@ def test_verls_prompts_are_the_tokens_that_we_sample_from(exported, tokenizer, p
     settings = yaml.safe_load((target / "grpo.yaml").read_text())
     opened.chat_template = settings["actor_rollout_ref"]["model"]["custom_chat_template"]
     problems = load_problems(config.train, config.reward, Sandbox())
-    prompts, _ = encode_prompts(problems, tokenizer, config, 24)
+    prompts, _ = encode_prompts(problems, tokenizer, config, 24, "train")
     rows = pyarrow.parquet.read_table(target / "data" / "train.parquet").to_pylist()
     for row, prompted in zip(rows, prompts, strict=True):
         ids = opened.apply_chat_template(
