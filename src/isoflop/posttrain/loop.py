@@ -96,7 +96,7 @@ class GrpoRun:
 
 
 def train_grpo(run: GrpoRun, folder: Path, progress: Progress) -> None:
-    """Post-train to the end, from the folder's saved state if there is one.
+    """Post-train to the end, from the folder's saved state if there is one; the last state stays.
 
     Raises:
         UserError: unusable problems or checkpoint, a reward that is missing, a loss that is not finite,
@@ -144,12 +144,17 @@ def _train(run: GrpoRun, folder: Path, progress: Progress) -> None:
         forget_other_steps(folder / "rollouts", step)
         row = _step(run, model, reference, optimizer, prompts, held, step, folder)
         progress(step, config.num_steps, row.reward)
-        if time.monotonic() - saved > RESUME_SECONDS:
+        # The last one too: a kill before the folder is marked as complete then repeats nothing.
+        if step == config.num_steps or time.monotonic() - saved > RESUME_SECONDS:
             save_state(folder, step, model, optimizer, run.digest, ROW_FILES)
             saved = time.monotonic()
     finish_rows(folder, ROW_FILES)
-    (folder / STATE_FILE).unlink(missing_ok=True)
     shutil.rmtree(folder / "rollouts", ignore_errors=True)
+
+
+def forget_state(folder: Path) -> None:
+    """Delete what a run goes on from; only once its folder is marked as complete."""
+    (folder / STATE_FILE).unlink(missing_ok=True)
 
 
 def make_optimizer(model: Transformer, config: GrpoConfig) -> torch.optim.AdamW:

@@ -13,7 +13,7 @@ from isoflop.evaluate.tasks.load import problems_digest
 from isoflop.evaluate.tasks.run import file_digest
 from isoflop.folders import StageFolder, stage_folder, working_in
 from isoflop.posttrain.config import GrpoConfig
-from isoflop.posttrain.loop import GrpoRun, Progress, train_grpo
+from isoflop.posttrain.loop import GrpoRun, Progress, forget_state, train_grpo
 from isoflop.posttrain.page import write_page
 from isoflop.posttrain.problems import ProblemSet, load_problems
 from isoflop.posttrain.rewards import RewardFunction
@@ -82,6 +82,8 @@ def run_grpo(
         folder = grpo_folder(*given, out, name, reward_name, reference)
         if not folder.done:
             _work(folder, *given, progress, device, device, reference)
+    # Of a run that was killed after its mark, too.
+    forget_state(folder.path)
     return folder.path
 
 
@@ -105,12 +107,12 @@ def run_grpo_in(
     Raises:
         UserError: as `run_grpo`.
     """
-    if folder.done:
-        return
-    keep_freed_memory()
-    with _sandbox(config) as sandbox:
-        sets = _sets(config, sandbox, own)
-        _work(folder, checkpoint, tokenizer, config, sets, progress, device, device_name)
+    if not folder.done:
+        keep_freed_memory()
+        with _sandbox(config) as sandbox:
+            sets = _sets(config, sandbox, own)
+            _work(folder, checkpoint, tokenizer, config, sets, progress, device, device_name)
+    forget_state(folder.path)
 
 
 def _sandbox(config: GrpoConfig) -> Sandbox:
