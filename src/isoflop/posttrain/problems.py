@@ -10,7 +10,7 @@ from isoflop.config import UserError
 from isoflop.evaluate.tasks.load import load_task
 from isoflop.evaluate.tasks.names import find_task
 from isoflop.evaluate.tasks.own import load_own
-from isoflop.evaluate.tasks.problem import LoadedTask, Problem, Task
+from isoflop.evaluate.tasks.problem import ANOTHER_SPLIT, LoadedTask, Problem, Task
 from isoflop.evaluate.tasks.score import Runner
 from isoflop.extras import import_extra
 from isoflop.posttrain.config import REASONING_GYM, ProblemSource, RewardName
@@ -30,7 +30,7 @@ class ProblemSet:
     """Their prompts are what the model reads."""
     rewards: RewardFunction
     set_aside: tuple[SetAside, ...] = ()
-    """Rows of the data that cannot be asked."""
+    """Rows of the data that cannot be asked; those of a split that is not meant are none."""
 
 
 def checked_rewards(problems: ProblemSet, answers: Sequence[tuple[Problem, str]]) -> list[Reward]:
@@ -94,7 +94,9 @@ def load_problems(
         name=source.label,
         problems=tuple(_prompted(source, problem) for problem in problems),
         rewards=REWARDS[reward](loaded[0].task, sandbox),
-        set_aside=tuple(row for one in loaded for row in one.set_aside),
+        set_aside=tuple(
+            row for one in loaded for row in one.set_aside if row.reason != ANOTHER_SPLIT
+        ),
     )
 
 

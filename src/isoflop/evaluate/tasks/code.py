@@ -17,7 +17,16 @@ from typing import Any
 
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.tasks.columns import name_of, text_of, texts_of
-from isoflop.evaluate.tasks.problem import BadRowError, Hub, Item, Split, Style, Task, Template
+from isoflop.evaluate.tasks.problem import (
+    ANOTHER_SPLIT,
+    BadRowError,
+    Hub,
+    Item,
+    Split,
+    Style,
+    Task,
+    Template,
+)
 from isoflop.evaluate.tasks.programs import (
     humaneval_plus_program,
     humaneval_program,
@@ -58,7 +67,7 @@ def parse_mbpp(row: Mapping[str, Any]) -> Item:
     name = name_of(row, "task_id")
     number = int(name) if name is not None and name.isdecimal() else None
     if number not in MBPP_TEST_IDS and number not in MBPP_PROMPT_IDS:
-        raise BadRowError("another split", "neither a test nor a row for prompts")
+        raise BadRowError(ANOTHER_SPLIT, "neither a test nor a row for prompts")
     split: Split = "test" if number in MBPP_TEST_IDS else "shots"
     question = _with_tests(text_of(row, "text", "prompt"), texts_of(row, "test_list"))
     code = text_of(row, "code")
