@@ -28,7 +28,6 @@ from isoflop.evaluate.sampling.ours import greedy
 from isoflop.evaluate.statistics import mean_and_error, share_and_error
 from isoflop.model.checkpoint import (
     CHECKPOINTS,
-    STEP_PREFIX,
     load_checkpoint,
     save_checkpoint,
 )
@@ -47,6 +46,7 @@ from isoflop.posttrain.rollouts import (
     forget_other_steps,
     prompts_of_step,
     roll_out,
+    step_name,
 )
 from isoflop.posttrain.rows import (
     GrpoStepRow,
@@ -55,7 +55,7 @@ from isoflop.posttrain.rows import (
     LeftOutRow,
 )
 from isoflop.posttrain.update import NOTHING_SEEN, UpdateResult, score, update
-from isoflop.records import atomic_file, write_rows
+from isoflop.records import atomic_file, flush_to_disk, write_rows
 from isoflop.tokens.tokenizer import Tokenizer
 from isoflop.train.state import (
     STATE_FILE,
@@ -139,17 +139,29 @@ def _train(run: GrpoRun, folder: Path, progress: Progress) -> None:
             write_rows(folder / name, [])
         _validate(run, model, held, 0, folder)
         _probe(run, model, 0, folder)
-    saved = time.monotonic()
+    saved, saved_step = time.monotonic(), done
     for step in range(done + 1, config.num_steps + 1):
         forget_other_steps(folder / "rollouts", step)
         row = _step(run, model, reference, optimizer, prompts, held, step, folder)
         progress(step, config.num_steps, row.reward)
         # The last one too: a kill before the folder is marked as complete then repeats nothing.
         if step == config.num_steps or time.monotonic() - saved > RESUME_SECONDS:
+            _flush_answers(folder, range(saved_step + 1, step + 1))
             save_state(folder, step, model, optimizer, run.digest, ROW_FILES)
-            saved = time.monotonic()
+            saved, saved_step = time.monotonic(), step
     finish_rows(folder, ROW_FILES)
     shutil.rmtree(folder / "rollouts", ignore_errors=True)
+
+
+def _answers_path(folder: Path, step: int) -> Path:
+    return folder / "answers" / f"{step_name(step)}.jsonl"
+
+
+def _flush_answers(folder: Path, steps: range) -> None:
+    """Make the answers survive a power cut; a state must not be later than they are."""
+    for step in steps:
+        flush_to_disk(_answers_path(folder, step))
+    flush_to_disk(folder / "answers")
 
 
 def forget_state(folder: Path) -> None:
@@ -190,8 +202,7 @@ def _step(
     """Rollouts, updates and what follows them."""
     config, clock = run.config, _Clock()
     chosen = prompts_of_step(prompts, config, step)
-    name = f"{STEP_PREFIX}{step:08d}"
-    parts = folder / "rollouts" / name
+    parts = folder / "rollouts"
     given = (run.tokenizer, chosen, run.train, config)
     rollouts = [
         one for part in roll_out(model.eval(), *given, step=step, folder=parts) for one in part
@@ -205,13 +216,16 @@ def _step(
     ]
     update_seconds = clock.lap()
     row = _step_row(step, rollouts, updates, _change(model, before), config)
-    # Answers first: a step whose row is there has its answers too.
-    with atomic_file(folder / "answers" / f"{name}.jsonl") as answers, answers.open("wb") as out:
-        out.writelines(answers_of_parts(parts))
+    # Answers first: a step whose row is there has its answers too. The disk is waited for with the state.
+    with (
+        atomic_file(_answers_path(folder, step), survives_power_cut=False) as answers,
+        answers.open("wb") as out,
+    ):
+        out.writelines(answers_of_parts(parts, step))
     if (
         config.checkpoint_steps and step % config.checkpoint_steps == 0
     ) or step == config.num_steps:
-        save_checkpoint(model, folder / CHECKPOINTS / name)
+        save_checkpoint(model, folder / CHECKPOINTS / step_name(step))
     clock.lap()
     if step % config.validation_steps == 0 or step == config.num_steps:
         _validate(run, model, held, step, folder)

@@ -1,13 +1,12 @@
 """The answers of one step: sampled, rewarded, and kept part by part, so that a kill loses one part.
 
-    <folder>/rollouts/step-00000007/part-00000000.jsonl   RolloutRow, for each problem its samples
-    <folder>/rollouts/step-00000007/part-00000000.npz     what the sampler noted: log-probabilities, experts
+    <folder>/rollouts/step-00000007-part-00000000.jsonl   RolloutRow, for each problem its samples
+    <folder>/rollouts/step-00000007-part-00000000.npz     what the sampler noted: log-probabilities, experts
 
 A part is some problems with all their samples, computed by themselves and always in the same way. It
 survives a killed process; one that a power cut tore is noticed when it is read.
 """
 
-import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.sampling.ours import OurGenerator
 from isoflop.evaluate.sampling.samples import NOT_FINITE, Request, Sample, SampleRecord
 from isoflop.evaluate.tasks.problem import Problem
+from isoflop.model.checkpoint import STEP_PREFIX
 from isoflop.model.moe import MoE, SelectionNoise
 from isoflop.model.transformer import Transformer
 from isoflop.posttrain.config import GrpoConfig
@@ -136,7 +136,7 @@ def roll_out(
     sampler = OurGenerator(model, tokenizer, batch_sequences=config.batch_sequences, record=True)
     size = max(1, -(-config.batch_sequences // config.samples_per_prompt))
     for number, begin in enumerate(range(0, len(prompts), size)):
-        rows_path = folder / f"part-{number:08d}.jsonl"
+        rows_path = folder / f"{step_name(step)}-part-{number:08d}.jsonl"
         record_path = rows_path.with_suffix(".npz")
         asked = prompts[begin : begin + size]
         if rows_path.exists():
@@ -320,14 +320,20 @@ def _read_part(rows_path: Path, record_path: Path) -> list[Rollout]:
     ]
 
 
-def answers_of_parts(folder: Path) -> Iterator[bytes]:
+def answers_of_parts(folder: Path, step: int) -> Iterator[bytes]:
     """The lines of a step's finished parts, in order."""
-    for path in sorted(folder.glob("part-*.jsonl")):
+    for path in sorted(folder.glob(f"{step_name(step)}-part-*.jsonl")):
         yield path.read_bytes()
 
 
 def forget_other_steps(folder: Path, step: int) -> None:
     """Delete parts of steps other than `step`: they were made by other weights."""
-    for other in folder.glob("step-*"):
-        if other.name != f"step-{step:08d}":
-            shutil.rmtree(other)
+    # No folder for each step: to remove one takes some file systems longer than all its files.
+    for other in folder.glob(f"{STEP_PREFIX}*"):
+        if not other.name.startswith(f"{step_name(step)}-"):
+            other.unlink()
+
+
+def step_name(step: int) -> str:
+    """As files and folders of a step are named."""
+    return f"{STEP_PREFIX}{step:08d}"

@@ -250,7 +250,7 @@ def test_a_reward_mended_between_runs_grades_the_whole_step(
             folder, checkpoint, tokenizer, make_config(),
             dataclasses.replace(problems, rewards=broken), validation=(problems,),
         )  # fmt: skip
-    assert list((folder / "rollouts").rglob("part-*.jsonl"))
+    assert list((folder / "rollouts").glob("step-*-part-*.jsonl"))
     trained(folder, checkpoint, tokenizer, make_config(), problems)
     same(whole, folder)
 
