@@ -157,6 +157,13 @@ def _answers_path(folder: Path, step: int) -> Path:
     return folder / "answers" / f"{step_name(step)}.jsonl"
 
 
+def _write_answers(folder: Path, parts: Path, step: int) -> None:
+    """The answers of a finished step in one file; the disk is waited for with the state."""
+    path = _answers_path(folder, step)
+    with atomic_file(path, survives_power_cut=False) as part, part.open("wb") as out:
+        out.writelines(answers_of_parts(parts, step))
+
+
 def _flush_answers(folder: Path, steps: range) -> None:
     """Make the answers survive a power cut; a state must not be later than they are."""
     for step in steps:
@@ -216,12 +223,8 @@ def _step(
     ]
     update_seconds = clock.lap()
     row = _step_row(step, rollouts, updates, _change(model, before), config)
-    # Answers first: a step whose row is there has its answers too. The disk is waited for with the state.
-    with (
-        atomic_file(_answers_path(folder, step), survives_power_cut=False) as answers,
-        answers.open("wb") as out,
-    ):
-        out.writelines(answers_of_parts(parts, step))
+    # Answers first: a step whose row is there has its answers too.
+    _write_answers(folder, parts, step)
     if (
         config.checkpoint_steps and step % config.checkpoint_steps == 0
     ) or step == config.num_steps:

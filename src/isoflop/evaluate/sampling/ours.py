@@ -131,6 +131,8 @@ class _Batch:
         self.cache = model.empty_cache(places, capacity)
         self.decoder = make_decoder(model, self.cache)
         self.running: list[_Running | None] = [None] * places
+        self.busy = np.zeros(places, dtype=np.bool_)
+        """Whether a sample runs at each place. An array: lists of places cost as much as a step's products."""
         self.record = record
         self.prompt_experts: dict[int, Tensor] = {}
         """Of each request's prompt, where experts are recorded."""
@@ -155,11 +157,11 @@ class _Batch:
     def run(self) -> Iterator[Sample]:
         """Every sample, as it finishes."""
         while True:
-            free = [place for place, sample in enumerate(self.running) if sample is None]
-            if free and self.waiting:
+            if self.waiting and not self.busy.all():
+                free = np.flatnonzero(~self.busy).tolist()
                 # Some may end with their first token: their places are free again.
                 yield from self._enter(free[: len(self.waiting)])
-            elif len(free) < len(self.running):
+            elif self.busy.any():
                 yield from self._step()
             else:
                 return
@@ -184,18 +186,19 @@ class _Batch:
             length = len(self.requests[number].prompt)
             room = self.model.config.sequence_length - length
             self.running[place] = _Running(number, seed)
+            self.busy[place] = True
             self.position[place] = length - 1
             self.seeds[place], self.counts[place] = seed % 2**64, 0
             self.most[place] = min(room, self.sampling.max_new_tokens)
         logits = torch.stack([self.computed[number].logits for number, _ in entering])
         still = {number for number, _ in self.waiting}
         self.computed = {number: one for number, one in self.computed.items() if number in still}
-        return self._choose(places, logits)
+        return self._choose(np.array(places), logits)
 
     @torch.inference_mode()
     def _step(self) -> list[Sample]:
         """One more token for every running sample."""
-        used = [place for place, sample in enumerate(self.running) if sample is not None]
+        used = np.flatnonzero(self.busy)
         logits = self.decoder.step(self.newest, self.position)
         if self.record:
             chosen = self.decoder.experts().cpu().numpy().transpose(1, 0, 2)
@@ -203,7 +206,7 @@ class _Batch:
             self.experts[np.arange(len(self.counts)), self.counts - 1] = chosen
         return self._choose(used, logits if len(used) == len(self.running) else logits[used])
 
-    def _choose(self, places: list[int], logits: Tensor) -> list[Sample]:
+    def _choose(self, places: NDArray[np.int64], logits: Tensor) -> list[Sample]:
         """Give each place's sample its next token; those that this ends."""
         counts = self.counts[places]
         drawn = uniforms(self.seeds[places], counts.astype(np.uint64))
@@ -217,15 +220,15 @@ class _Batch:
         tokens = np.where(lost, 0, tokens)
         self.newest[places] = self.tokens[places, counts] = tokens
         self.position[places] += 1
-        self.counts[places] += 1
+        self.counts[places] = counts + 1
         ended = (tokens == self.end_of_text_id) & ~lost
-        full = self.counts[places] >= self.most[places]
+        full = counts + 1 >= self.most[places]
         # Few samples end at one step: only they, and those that may hold a stop text, are looked at.
         suspects = ended | full | self.stops.may_end(tokens) | lost
         return [
             sample
             for index in np.flatnonzero(suspects).tolist()
-            if (sample := self._ended(places[index], bool(ended[index]), bool(lost[index])))
+            if (sample := self._ended(int(places[index]), bool(ended[index]), bool(lost[index])))
             is not None
         ]
 
@@ -237,6 +240,7 @@ class _Batch:
         if not (ended or lost or self.stops.in_newest(said) or count >= self.most[place]):
             return None
         self.running[place] = None
+        self.busy[place] = False
         if lost:
             # Attention's zeros times a NaN that stays here would be NaN in the next sample.
             for layer in self.cache:
