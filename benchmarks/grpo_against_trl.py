@@ -114,6 +114,8 @@ def trl_trainer(folder: Path, home: Path, prompts: list[str], **options: Any) ->
             "save_strategy": "no",
             "logging_strategy": "no",
             "disable_tqdm": True,
+            # TRL computes the forward pass twice by default, to save memory; here there is enough.
+            "gradient_checkpointing": False,
             "learning_rate": 1e-5,
             **options,
         }
