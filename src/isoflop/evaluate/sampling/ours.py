@@ -30,6 +30,10 @@ from isoflop.model.transformer import Transformer
 from isoflop.tokens.tokenizer import Tokenizer
 
 
+DRAWS_AHEAD = 32
+"""Numbers drawn at once for the next tokens of a sample. Chosen."""
+
+
 @dataclass
 class _Running:
     """A sample at its place in the batch."""
@@ -134,12 +138,13 @@ class _Batch:
         self.busy = np.zeros(places, dtype=np.bool_)
         """Whether a sample runs at each place. An array: lists of places cost as much as a step's products."""
         self.record = record
-        self.prompt_experts: dict[int, Tensor] = {}
+        self.prompt_experts: dict[int, NDArray[np.int16]] = {}
         """Of each request's prompt, where experts are recorded."""
         self.newest = np.zeros(places, dtype=np.int64)
         """The token chosen last, and where in the sequence it stands."""
         self.position = np.zeros(places, dtype=np.int64)
         self.seeds = np.zeros(places, dtype=np.uint64)
+        self.drawn = np.zeros((places, DRAWS_AHEAD))
         self.counts = np.zeros(places, dtype=np.int64)
         """Tokens chosen for each place's sample, and how many it may have."""
         self.most = np.zeros(places, dtype=np.int64)
@@ -176,7 +181,8 @@ class _Batch:
         for number, computed in zip(missing, self.computer.compute(prompts), strict=True):
             self.computed[number] = computed
             if self.record:
-                self.prompt_experts[number] = self.computer.all_experts(computed)
+                experts = self.computer.all_experts(computed)
+                self.prompt_experts[number] = experts.to("cpu", torch.int16).numpy()
         for number in numbers:
             of_prompt = [
                 place for place, (other, _) in zip(places, entering, strict=True) if other == number
@@ -190,7 +196,10 @@ class _Batch:
             self.position[place] = length - 1
             self.seeds[place], self.counts[place] = seed % 2**64, 0
             self.most[place] = min(room, self.sampling.max_new_tokens)
-        logits = torch.stack([self.computed[number].logits for number, _ in entering])
+        # Each prompt's once: a stack of a row for every sample costs ten times as much.
+        rows = {number: place for place, number in enumerate(numbers)}
+        each = torch.stack([self.computed[number].logits for number in numbers])
+        logits = each[[rows[number] for number, _ in entering]]
         still = {number for number, _ in self.waiting}
         self.computed = {number: one for number, one in self.computed.items() if number in still}
         return self._choose(np.array(places), logits)
@@ -209,8 +218,7 @@ class _Batch:
     def _choose(self, places: NDArray[np.int64], logits: Tensor) -> list[Sample]:
         """Give each place's sample its next token; those that this ends."""
         counts = self.counts[places]
-        drawn = uniforms(self.seeds[places], counts.astype(np.uint64))
-        uniform = torch.from_numpy(drawn).to(self.device)
+        uniform = torch.from_numpy(self._uniforms(places, counts)).to(self.device)
         chosen, log_probs = choose(logits, self.sampling, uniform, with_log_probs=self.record)
         if log_probs is not None:
             self.log_probs[places, counts] = log_probs.cpu().numpy()
@@ -232,12 +240,23 @@ class _Batch:
             is not None
         ]
 
+    def _uniforms(
+        self, places: NDArray[np.int64], counts: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """The number of each place's next draw; many of a sample are made together."""
+        within = counts % DRAWS_AHEAD
+        due = places[within == 0]
+        if due.size:
+            ahead = self.counts[due, None] + np.arange(DRAWS_AHEAD)
+            self.drawn[due] = uniforms(self.seeds[due, None], ahead.astype(np.uint64))
+        return self.drawn[places, within]
+
     def _ended(self, place: int, ended: bool, lost: bool) -> Sample | None:
         """The sample at this place, if its newest token is its last, or if there was none for it."""
         running, count = self.running[place], int(self.counts[place])
         assert running is not None
         said = tuple(self.tokens[place, : count - (ended or lost)].tolist())
-        if not (ended or lost or self.stops.in_newest(said) or count >= self.most[place]):
+        if not (ended or lost or count >= self.most[place] or self.stops.in_newest(said)):
             return None
         self.running[place] = None
         self.busy[place] = False
@@ -258,7 +277,7 @@ class _Batch:
         )
 
     def _recorded(self, running: _Running, place: int) -> SampleRecord:
-        prompt = self.prompt_experts[running.request].to("cpu", torch.int16).numpy()
+        prompt = self.prompt_experts[running.request]
         own = self.experts[place, : self.counts[place] - 1].transpose(1, 0, 2)
         return SampleRecord(
             log_probs=self.log_probs[place, : self.counts[place]].copy(),
