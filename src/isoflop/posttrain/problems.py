@@ -14,11 +14,14 @@ from isoflop.evaluate.tasks.problem import ANOTHER_SPLIT, LoadedTask, Problem, T
 from isoflop.evaluate.tasks.score import Runner
 from isoflop.extras import import_extra
 from isoflop.posttrain.config import REASONING_GYM, ProblemSource, RewardName
-from isoflop.posttrain.rewards import REWARDS, Reward, RewardFunction
+from isoflop.posttrain.rewards import REWARDS, Reward, RewardFunction, within
 from isoflop.records import SetAside
 
 REASONING_GYM_PROBLEMS = 1000
 """Made unless the source says how many. Chosen."""
+
+VERIFIER_SECONDS = 10.0
+"""For reasoning-gym's verifier of one answer, in real time. Chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +163,25 @@ def _reasoning_gym(source: ProblemSource) -> ProblemSet:
 def _gym_rewards(
     made: Any, entries: dict[str, Any], answers: Sequence[tuple[Problem, str]]
 ) -> list[Reward]:
-    rewards = []
-    for problem, text in answers:
-        answer = text.strip()
-        value = float(made.score_answer(answer=answer or None, entry=entries[problem.id]))
-        reason = None if answer else "no answer"
-        rewards.append(Reward(value=value, gradable=bool(answer), reason=reason))
-    return rewards
+    return [_gym_reward(made, entries[problem.id], text.strip()) for problem, text in answers]
+
+
+def _gym_reward(made: Any, entry: Any, answer: str) -> Reward:
+    """By the package's verifier. Some raise, or take for ever, on texts that only a model writes: no answer
+    may stop a run, which would stop there each time again."""
+    try:
+        value, error = within(
+            VERIFIER_SECONDS, lambda: float(made.score_answer(answer=answer or None, entry=entry))
+        )
+    except TimeoutError:
+        reason = f"its verifier took longer than {VERIFIER_SECONDS:g} s"
+        return Reward(value=0.0, gradable=False, reason=reason)
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    if error is not None:
+        reason = f"its verifier raised {type(error).__name__}: {error}"
+        return Reward(value=0.0, gradable=False, reason=reason)
+    assert isinstance(value, float)
+    if not math.isfinite(value):
+        return Reward(value=0.0, gradable=False, reason=f"its verifier gave {value}")
+    return Reward(value=value, gradable=bool(answer), reason=None if answer else "no answer")

@@ -140,7 +140,8 @@ def roll_out(
         record_path = rows_path.with_suffix(".npz")
         asked = prompts[begin : begin + size]
         if rows_path.exists():
-            yield _graded_again(_read_part(rows_path, record_path), asked, problems, rows_path)
+            found = _read_part(rows_path, record_path, asked, config)
+            yield _graded_again(found, asked, problems, rows_path)
             continue
         with router_drift(model, config, step, number):
             samples = _sample(sampler, asked, config, step)
@@ -241,9 +242,10 @@ def _graded_again(
     rows_path: Path,
 ) -> list[Rollout]:
     """A part that was read, with what its answers earn now; its rows follow where that differs."""
-    by_id = {one.problem.id: one.problem for one in prompts}
+    samples = len(rollouts) // len(prompts)
+    asked = [one.problem for one in prompts for _ in range(samples)]
     rewards = checked_rewards(
-        problems, [(by_id[one.row.problem], one.row.text) for one in rollouts]
+        problems, [(one, found.row.text) for one, found in zip(asked, rollouts, strict=True)]
     )
     graded = [
         Rollout(
@@ -294,13 +296,18 @@ def _write_records(path: Path, records: Sequence[SampleRecord]) -> None:
         )
 
 
-def _read_part(rows_path: Path, record_path: Path) -> list[Rollout]:
+def _read_part(
+    rows_path: Path, record_path: Path, prompts: Sequence[Prompted], config: GrpoConfig
+) -> list[Rollout]:
     """
     Raises:
-        UserError: rows or record are missing, cut short or not of each other.
+        UserError: rows or record are missing, cut short, or not of each other or of these problems.
     """
+    asked = [one.problem.id for one in prompts for _ in range(config.samples_per_prompt)]
     try:
         rows = list(read_rows(rows_path, RolloutRow))
+        if [row.problem for row in rows] != asked:
+            raise ValueError("the rows are of other problems, or some are missing")
         with np.load(record_path, allow_pickle=False) as arrays:
             log_probs = np.split(
                 arrays["log_probs"], np.cumsum([len(row.response_tokens) for row in rows])

@@ -255,6 +255,80 @@ def test_a_reward_mended_between_runs_grades_the_whole_step(
     same(whole, folder)
 
 
+def test_problems_that_share_an_id_are_graded_each_by_its_own(
+    checkpoint, tokenizer, make_config, problems, tmp_path, monkeypatch
+):
+    """Also where a part is read again: by its place, not by its name."""
+    twins = tuple(dataclasses.replace(one, id="same") for one in problems.problems)
+
+    def by_problem(answers):
+        from isoflop.posttrain.rewards import Reward
+
+        return [
+            Reward(value=len(text) + float(one.prompt[:2]), gradable=True) for one, text in answers
+        ]
+
+    given = (checkpoint, tokenizer, make_config())
+    twin_set = dataclasses.replace(problems, problems=twins, rewards=by_problem)
+    whole = trained(tmp_path / "whole", *given, twin_set)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "score", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            trained(tmp_path / "cut", *given, twin_set)
+    trained(tmp_path / "cut", *given, twin_set)
+    same(whole, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("harm", ["a row fewer", "another problem", "cut short", "no record"])
+def test_a_part_that_is_not_whole_is_named_and_can_be_deleted(
+    checkpoint, tokenizer, make_config, problems, tmp_path, monkeypatch, harm
+):
+    given = (checkpoint, tokenizer, make_config(), problems)
+    whole = trained(tmp_path / "whole", *given)
+    folder = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "score", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            trained(folder, *given)
+    part = folder / "rollouts" / "step-00000001-part-00000000.jsonl"
+    lines = part.read_text().splitlines(keepends=True)
+    if harm == "a row fewer":
+        part.write_text("".join(lines[:-1]))
+    elif harm == "another problem":
+        part.write_text("".join(lines[3:] + lines[:3]))
+    elif harm == "cut short":
+        part.write_text("".join(lines)[:-20])
+    else:
+        part.with_suffix(".npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"delete .*rollouts and run again"):
+        trained(folder, *given)
+    shutil.rmtree(folder / "rollouts")
+    trained(folder, *given)
+    same(whole, folder)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.0])
+def test_a_truncated_state_is_told_in_one_line(
+    checkpoint, tokenizer, make_config, problems, tmp_path, monkeypatch, keep
+):
+    monkeypatch.setattr(loop, "RESUME_SECONDS", 0.0)
+    given = (checkpoint, tokenizer, make_config(), problems)
+    whole = trained(tmp_path / "whole", *given)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "finish_rows", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            trained(folder, *given)
+    state = folder / "resume.safetensors"
+    state.write_bytes(state.read_bytes()[: int(keep * state.stat().st_size)])
+    with pytest.raises(UserError, match=r"resume\.safetensors: not a whole safetensors file"):
+        trained(folder, *given)
+    state.unlink()
+    trained(folder, *given)
+    same(whole, folder)
+
+
 def test_what_does_not_fit_together_is_refused(
     checkpoint, tokenizer, make_config, problems, shape, tmp_path
 ):

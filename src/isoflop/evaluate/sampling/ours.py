@@ -29,7 +29,6 @@ from isoflop.model.moe import MoE
 from isoflop.model.transformer import Transformer
 from isoflop.tokens.tokenizer import Tokenizer
 
-
 DRAWS_AHEAD = 32
 """Numbers drawn at once for the next tokens of a sample. Chosen."""
 
@@ -136,7 +135,7 @@ class _Batch:
         self.decoder = make_decoder(model, self.cache)
         self.running: list[_Running | None] = [None] * places
         self.busy = np.zeros(places, dtype=np.bool_)
-        """Whether a sample runs at each place. An array: lists of places cost as much as a step's products."""
+        """Whether a sample runs at each place. An array: a list of places costs as much as a product."""
         self.record = record
         self.prompt_experts: dict[int, NDArray[np.int16]] = {}
         """Of each request's prompt, where experts are recorded."""
