@@ -1,11 +1,13 @@
 """`isoflop grpo` as a user calls it: one run, its page, a second call, bad input in one line."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from isoflop.cli import main
-from isoflop.model.checkpoint import save_checkpoint
+from isoflop.model.checkpoint import load_checkpoint, save_checkpoint
 from isoflop.model.config import ModelConfig
 from isoflop.model.transformer import Transformer
 from isoflop.records import EvaluationItem, write_rows
@@ -86,6 +88,74 @@ def test_a_run_tells_before_and_after_and_a_second_call_finds_it(home, call):
     assert [row["step"] for row in found["validation"]] == [0, 2]
     assert found["config"]["num_steps"] == 2
     assert "step 2" not in error
+
+
+def test_the_divergence_can_be_taken_from_another_checkpoint(home, call):
+    """Its digest is in the folder's name and config: with another reference it is another run."""
+    known = set((home / "out" / "grpo").glob("*"))
+    shape = load_checkpoint(home / "checkpoint").config
+    folders = []
+    for seed in (0, 1):
+        save_checkpoint(Transformer(shape, seed=seed), home / f"seed-{seed}")
+        status, _, error = call("--reference", str(home / f"seed-{seed}"))
+        assert status == 0, error
+        (folder,) = set((home / "out" / "grpo").glob("*")) - known
+        known.add(folder)
+        folders.append(folder)
+    configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
+    # Seed 0 made the checkpoint that is trained: the default.
+    assert configs[0]["reference"] == configs[0]["checkpoint"] != configs[1]["reference"]
+    divergences = [
+        json.loads((folder / "steps.jsonl").read_text().split("\n")[0])["divergence"]
+        for folder in folders
+    ]
+    # Two updates a step: the first is at the reference itself.
+    assert divergences[0] < 1e-4 < divergences[1]
+    status, _, _ = call()
+    assert status == 0
+    assert set((home / "out" / "grpo").glob("*")) == known
+
+
+def test_what_is_not_asked_is_told_with_its_reasons(home, call):
+    items = (home / "items.jsonl").read_text()
+    long = json.loads(items.split("\n")[0]) | {"id": "long", "prompt": "9" * 40}
+    (home / "odd.jsonl").write_text(f"{items}{json.dumps(long)}\nno JSON\n")
+    status, out, error = call(data=str(home / "odd.jsonl"))
+    assert status == 0, error
+    assert out.startswith("left out of probes, train: 1 malformed JSON, 1 prompt too long\n"), out
+    page = out.split("\n")[1]
+    assert (
+        "left out of probes, train: 1 malformed JSON, 1 prompt too long" in Path(page).read_text()
+    )
+    _, out, _ = call("--json", data=str(home / "odd.jsonl"))
+    reasons = [row["reason"] for row in json.loads(out)["left_out"]]
+    assert reasons == ["prompt too long", "malformed JSON"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocabulary_size": 300}, "the reference has vocabulary_size=300 instead of 272"),
+        (
+            {"num_experts": 8, "num_layers": 2},
+            "the reference has num_layers=2 instead of 1, num_experts=8 instead of 4",
+        ),
+    ],
+)
+def test_a_reference_of_another_shape_is_refused_by_both_values(home, call, changes, message):
+    shape = dataclasses.replace(load_checkpoint(home / "checkpoint").config, **changes)
+    save_checkpoint(Transformer(shape, seed=0), home / "other")
+    status, _, error = call("--reference", str(home / "other"))
+    assert (status, message in error) == (2, True), error
+    assert "Traceback" not in error
+
+
+def test_a_reference_without_a_divergence_is_refused(home, call):
+    status, _, error = call(
+        "--reference", str(home / "checkpoint"), "--set", "divergence_coefficient=0"
+    )
+    assert status == 2
+    assert "has no effect with divergence_coefficient=0" in error
 
 
 @pytest.mark.parametrize(

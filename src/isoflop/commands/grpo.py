@@ -44,6 +44,13 @@ def grpo(
     prompt: Prompt = None,
     validate: Validate = None,
     changes: Settings = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="The divergence is taken from it. Default: where GRPO begins.",
+        ),
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="A tokenizer.json.")] = None,
     end_of_text: Annotated[str | None, typer.Option(help="Token of --tokenizer FILE.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -65,6 +72,7 @@ def grpo(
         out=out,
         name=task.replace(":", "-"),
         progress=_show,
+        reference=None if reference is None else checkpoint_folder(reference),
         device=device,
     )
     _tell(folder, config, as_json=as_json)
@@ -102,15 +110,18 @@ def _show(done: int, total: int, reward: float | None) -> None:
 
 
 def _tell(folder: Path, config: "GrpoConfig", *, as_json: bool) -> None:
-    from isoflop.posttrain.rows import GrpoValidationRow
+    from isoflop.posttrain.left_out import LEFT_OUT_FILE, left_out_lines
+    from isoflop.posttrain.rows import GrpoValidationRow, LeftOutRow
     from isoflop.records import read_rows
 
     rows = list(read_rows(folder / "validation.jsonl", GrpoValidationRow))
+    left_out = list(read_rows(folder / LEFT_OUT_FILE, LeftOutRow))
     if as_json:
         found = {
             "folder": str(folder),
             "config": to_dict(config),
             "validation": list(map(vars, rows)),
+            "left_out": list(map(vars, left_out)),
         }
         typer.echo(json.dumps(found, indent=2))
         return
@@ -123,6 +134,8 @@ def _tell(folder: Path, config: "GrpoConfig", *, as_json: bool) -> None:
         typer.echo(
             f"{row.source} {when}: {row.reward:.4f}{spread} over {row.num_problems} problems"
         )
+    for line in left_out_lines(left_out):
+        typer.echo(line)
 
 
 def export_verl(
@@ -161,4 +174,6 @@ def export_verl(
     )
     typer.echo(f"{directory}\n{done.model.line()}")
     left = f", {done.num_left_out} too long and left out by verl" if done.num_left_out else ""
+    for line in done.set_aside:
+        typer.echo(line)
     typer.echo(f"{done.num_problems} problems{left}; {directory / verl_export.RUN_FILE} starts it")

@@ -53,9 +53,13 @@ class ComputedPrompt:
 
     def copy_to(self, cache: list[LayerCache], rows: Sequence[int]) -> None:
         """Put its keys and values at the beginning of these rows."""
+        # A slice, where they are one, is written without an index of each row.
+        first, last = rows[0], rows[-1]
+        together = list(rows) == list(range(first, last + 1))
+        into = slice(first, last + 1) if together else list(rows)
         for theirs, ours in zip(cache, self.cache, strict=True):
-            theirs.keys[rows, :, : self.length] = ours.keys[self.row, :, : self.length]
-            theirs.values[rows, :, : self.length] = ours.values[self.row, :, : self.length]
+            theirs.keys[into, :, : self.length] = ours.keys[self.row, :, : self.length]
+            theirs.values[into, :, : self.length] = ours.values[self.row, :, : self.length]
 
 
 class PromptComputer:

@@ -28,6 +28,9 @@ NEAR_BYTES = 1 << 21
 NEAR_ROWS = 512
 """Fewer rows make the products slow: then a chunk is as large as it may be. Chosen."""
 
+KEPT_BYTES = 1 << 26
+"""Logits of all tokens that a backward pass finds as they were, 64 MiB; more are computed again. Chosen."""
+
 
 def token_losses(
     hidden: Float[Tensor, "tokens d_model"],
@@ -35,8 +38,9 @@ def token_losses(
     targets: Int[Tensor, " tokens"],
     ops: Ops,
 ) -> Float[Tensor, " tokens"]:
-    """Cross-entropy of each token in nats; the backward pass computes the logits again."""
-    losses: Tensor = _TokenLosses.apply(hidden, head, targets, ops, False)[0]
+    """Cross-entropy of each token in nats; the backward pass computes many tokens' logits again."""
+    grad = torch.is_grad_enabled()
+    losses: Tensor = _TokenLosses.apply(hidden, head, targets, ops, False, grad)[0]
     return losses
 
 
@@ -47,7 +51,8 @@ def token_losses_and_entropies(
     ops: Ops,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
     """As `token_losses`, and the entropy of each token's distribution in nats, without gradients."""
-    found: tuple[Tensor, Tensor] = _TokenLosses.apply(hidden, head, targets, ops, True)
+    grad = torch.is_grad_enabled()
+    found: tuple[Tensor, Tensor] = _TokenLosses.apply(hidden, head, targets, ops, True, grad)
     return found
 
 
@@ -65,15 +70,31 @@ def mean_loss(
     return loss
 
 
-def _chunks(hidden: Tensor, weights: Tensor, ops: Ops) -> Iterator[tuple[slice, Tensor]]:
-    """Some rows after others with their logits, which the next may be written over."""
-    row_bytes = weights.shape[0] * hidden.element_size()
+def _row_bytes(hidden: Tensor, weights: Tensor) -> int:
+    """Of one token's logits."""
+    return weights.shape[0] * hidden.element_size()
+
+
+def _cuts(hidden: Tensor, weights: Tensor) -> Iterator[slice]:
+    """Some rows after others."""
+    row_bytes = _row_bytes(hidden, weights)
     near = NEAR_BYTES // row_bytes
     rows = max(1, min(near if near >= NEAR_ROWS else hidden.shape[0], CHUNK_BYTES // row_bytes))
-    place = hidden.new_empty(min(rows, hidden.shape[0]), weights.shape[0])
     for start in range(0, hidden.shape[0], rows):
-        chunk = slice(start, start + rows)
+        yield slice(start, min(start + rows, hidden.shape[0]))
+
+
+def _chunks(
+    hidden: Tensor, weights: Tensor, ops: Ops, kept: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows after others with their logits: in `kept`, or where the next may be written over them."""
+    place: Tensor | None = None
+    for chunk in _cuts(hidden, weights):
         part = hidden[chunk]
+        if kept is not None:
+            place = kept[chunk]
+        elif place is None:
+            place = hidden.new_empty(len(part), weights.shape[0])
         yield chunk, ops.product_into(place[: len(part)], part, weights, True)
 
 
@@ -94,13 +115,23 @@ def _spread(
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, ops: Ops, with_entropy: bool
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        ops: Ops,
+        with_entropy: bool,
+        switched_on: bool,
     ) -> tuple[Tensor, Tensor]:
         weights = head.to(hidden.dtype)
+        # Inside a Function gradients are always off; leaves tell what they want even so.
+        needs_gradient = switched_on and any(ctx.needs_input_grad)
+        small = hidden.shape[0] * _row_bytes(hidden, weights) <= KEPT_BYTES
+        kept = hidden.new_empty(len(hidden), len(weights)) if needs_gradient and small else None
         losses: list[Tensor] = []
         log_totals: list[Tensor] = []
         entropies: list[Tensor] = []
-        for chunk, logits in _chunks(hidden, weights, ops):
+        for chunk, logits in _chunks(hidden, weights, ops, kept):
             for part, found in zip(
                 (losses, log_totals, entropies),
                 ops.row_losses(logits, targets[chunk], with_entropy),
@@ -108,7 +139,7 @@ class _TokenLosses(torch.autograd.Function):
             ):
                 part.append(found)
         ctx.save_for_backward(hidden, head, targets, torch.cat(log_totals))
-        ctx.ops = ops
+        ctx.ops, ctx.kept = ops, kept
         entropy = torch.cat(entropies)
         ctx.mark_non_differentiable(entropy)
         return torch.cat(losses), entropy
@@ -119,12 +150,18 @@ class _TokenLosses(torch.autograd.Function):
         hidden, head, targets, log_totals = ctx.saved_tensors
         weights, scale = head.to(hidden.dtype), gradients[0].contiguous()
         found = torch.empty_like(hidden), torch.zeros_like(head)
-        for chunk, logits in _chunks(hidden, weights, ctx.ops):
+        # The slopes are written over the logits: a second pass through the same graph makes them anew.
+        kept, ctx.kept = ctx.kept, None
+        if kept is None:
+            chunks = _chunks(hidden, weights, ctx.ops)
+        else:
+            chunks = ((chunk, kept[chunk]) for chunk in _cuts(hidden, weights))
+        for chunk, logits in chunks:
             slope = ctx.ops.row_losses_slope_(
                 logits, targets[chunk], log_totals[chunk], scale[chunk]
             )
             _spread(slope, chunk, hidden, weights, found, ctx.ops)
-        return *found, None, None, None
+        return *found, None, None, None, None
 
 
 class _MeanLoss(torch.autograd.Function):

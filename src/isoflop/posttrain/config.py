@@ -113,7 +113,8 @@ class GrpoConfig:
     aggregation: Aggregation = "token_mean"
     divergence: Divergence = "k3"
     divergence_coefficient: float = 0.001
-    """Of the divergence from the model before GRPO, in the loss. 0: that model is not kept."""
+    """Of the divergence from the reference, in the loss: the model before GRPO, or another that the
+    run is given. 0: no reference is kept."""
     divergence_by_ratio: bool = False
     """Whether each token's divergence is multiplied by its ratio, see `isoflop.posttrain.grpo`."""
     entropy_coefficient: float = 0.0

@@ -3,7 +3,7 @@
     <folder>/steps.jsonl          GrpoStepRow
     <folder>/validation.jsonl     GrpoValidationRow; step 0 is the model before GRPO
     <folder>/timings.jsonl        GrpoTimingRow, which differs from run to run
-    <folder>/left_out.jsonl       LeftOutRow: problems whose prompts are too long
+    <folder>/left_out.jsonl       LeftOutRow: problems and rows of the data that are not asked, and why
     <folder>/rollouts/            parts of the step at work, see `rollouts`
     <folder>/answers/             RolloutRow of every finished step
     <folder>/probes.jsonl         SecondMomentRow, where probes are asked for
@@ -28,14 +28,15 @@ from isoflop.evaluate.sampling.ours import greedy
 from isoflop.evaluate.statistics import mean_and_error, share_and_error
 from isoflop.model.checkpoint import (
     CHECKPOINTS,
-    STEP_PREFIX,
     load_checkpoint,
     save_checkpoint,
 )
 from isoflop.model.transformer import Transformer
 from isoflop.posttrain.config import GrpoConfig
+from isoflop.posttrain.left_out import LEFT_OUT_FILE, rows_set_aside
 from isoflop.posttrain.probes import SecondMomentRow, probe_second_moments
 from isoflop.posttrain.problems import ProblemSet, checked_rewards
+from isoflop.posttrain.reference import load_reference
 from isoflop.posttrain.rollouts import (
     Prompted,
     Rollout,
@@ -45,6 +46,7 @@ from isoflop.posttrain.rollouts import (
     forget_other_steps,
     prompts_of_step,
     roll_out,
+    step_name,
 )
 from isoflop.posttrain.rows import (
     GrpoStepRow,
@@ -53,7 +55,7 @@ from isoflop.posttrain.rows import (
     LeftOutRow,
 )
 from isoflop.posttrain.update import NOTHING_SEEN, UpdateResult, score, update
-from isoflop.records import atomic_file, write_rows
+from isoflop.records import atomic_file, flush_to_disk, write_rows
 from isoflop.tokens.tokenizer import Tokenizer
 from isoflop.train.state import (
     STATE_FILE,
@@ -87,12 +89,14 @@ class GrpoRun:
     train: ProblemSet
     validation: tuple[ProblemSet, ...]
     digest: str
-    """Of config, checkpoint and problems; a saved state of another digest is refused."""
+    """Of config, checkpoint, reference and problems; a saved state of another digest is refused."""
+    reference: Path | None = None
+    """The checkpoint that the divergence is taken from. None: the one that is trained."""
     device: str = "cpu"
 
 
 def train_grpo(run: GrpoRun, folder: Path, progress: Progress) -> None:
-    """Post-train to the end, from the folder's saved state if there is one.
+    """Post-train to the end, from the folder's saved state if there is one; the last state stays.
 
     Raises:
         UserError: unusable problems or checkpoint, a reward that is missing, a loss that is not finite,
@@ -119,14 +123,15 @@ def _train(run: GrpoRun, folder: Path, progress: Progress) -> None:
     _check_tokenizer(run.tokenizer, model)
     reference = None
     if config.divergence_coefficient > 0:
-        reference = load_checkpoint(run.checkpoint, device=run.device).requires_grad_(False)
+        reference = load_reference(run.reference or run.checkpoint, model.config, run.device)
     optimizer = make_optimizer(model, config)
     room = model.config.sequence_length
-    prompts, left_out = encode_prompts(run.train, run.tokenizer, config, room)
+    prompts, left_out = encode_prompts(run.train, run.tokenizer, config, room, "train")
     held = [_held_out(run, problems, room) for problems in run.validation]
-    write_rows(
-        folder / "left_out.jsonl", [*left_out, *(row for one in held for row in one.left_out)]
-    )
+    left_out += rows_set_aside(run.train, "train")
+    for one in held:
+        left_out += [*one.left_out, *rows_set_aside(one.problems, "validation")]
+    write_rows(folder / LEFT_OUT_FILE, left_out)
     done = load_state(folder, model, optimizer, run.digest, ROW_FILES)
     if done == 0:
         # A run that was killed before its first saved state begins again, step 0 included.
@@ -134,17 +139,41 @@ def _train(run: GrpoRun, folder: Path, progress: Progress) -> None:
             write_rows(folder / name, [])
         _validate(run, model, held, 0, folder)
         _probe(run, model, 0, folder)
-    saved = time.monotonic()
+    saved, saved_step = time.monotonic(), done
     for step in range(done + 1, config.num_steps + 1):
         forget_other_steps(folder / "rollouts", step)
         row = _step(run, model, reference, optimizer, prompts, held, step, folder)
         progress(step, config.num_steps, row.reward)
-        if time.monotonic() - saved > RESUME_SECONDS:
+        # The last one too: a kill before the folder is marked as complete then repeats nothing.
+        if step == config.num_steps or time.monotonic() - saved > RESUME_SECONDS:
+            _flush_answers(folder, range(saved_step + 1, step + 1))
             save_state(folder, step, model, optimizer, run.digest, ROW_FILES)
-            saved = time.monotonic()
+            saved, saved_step = time.monotonic(), step
     finish_rows(folder, ROW_FILES)
-    (folder / STATE_FILE).unlink(missing_ok=True)
     shutil.rmtree(folder / "rollouts", ignore_errors=True)
+
+
+def _answers_path(folder: Path, step: int) -> Path:
+    return folder / "answers" / f"{step_name(step)}.jsonl"
+
+
+def _write_answers(folder: Path, parts: Path, step: int) -> None:
+    """The answers of a finished step in one file; the disk is waited for with the state."""
+    path = _answers_path(folder, step)
+    with atomic_file(path, survives_power_cut=False) as part, part.open("wb") as out:
+        out.writelines(answers_of_parts(parts, step))
+
+
+def _flush_answers(folder: Path, steps: range) -> None:
+    """Make the answers survive a power cut; a state must not be later than they are."""
+    for step in steps:
+        flush_to_disk(_answers_path(folder, step))
+    flush_to_disk(folder / "answers")
+
+
+def forget_state(folder: Path) -> None:
+    """Delete what a run goes on from; only once its folder is marked as complete."""
+    (folder / STATE_FILE).unlink(missing_ok=True)
 
 
 def make_optimizer(model: Transformer, config: GrpoConfig) -> torch.optim.AdamW:
@@ -180,8 +209,7 @@ def _step(
     """Rollouts, updates and what follows them."""
     config, clock = run.config, _Clock()
     chosen = prompts_of_step(prompts, config, step)
-    name = f"{STEP_PREFIX}{step:08d}"
-    parts = folder / "rollouts" / name
+    parts = folder / "rollouts"
     given = (run.tokenizer, chosen, run.train, config)
     rollouts = [
         one for part in roll_out(model.eval(), *given, step=step, folder=parts) for one in part
@@ -196,12 +224,11 @@ def _step(
     update_seconds = clock.lap()
     row = _step_row(step, rollouts, updates, _change(model, before), config)
     # Answers first: a step whose row is there has its answers too.
-    with atomic_file(folder / "answers" / f"{name}.jsonl") as answers, answers.open("wb") as out:
-        out.writelines(answers_of_parts(parts))
+    _write_answers(folder, parts, step)
     if (
         config.checkpoint_steps and step % config.checkpoint_steps == 0
     ) or step == config.num_steps:
-        save_checkpoint(model, folder / CHECKPOINTS / name)
+        save_checkpoint(model, folder / CHECKPOINTS / step_name(step))
     clock.lap()
     if step % config.validation_steps == 0 or step == config.num_steps:
         _validate(run, model, held, step, folder)
@@ -291,7 +318,7 @@ class _HeldOut:
 
 
 def _held_out(run: GrpoRun, problems: ProblemSet, room: int) -> _HeldOut:
-    prompts, left_out = encode_prompts(problems, run.tokenizer, run.config, room)
+    prompts, left_out = encode_prompts(problems, run.tokenizer, run.config, room, "validation")
     return _HeldOut(problems, prompts[: run.config.validation_problems], left_out)
 
 
@@ -325,6 +352,7 @@ def _validate(
             source=one.problems.name,
             num_problems=len(one.prompts),
             num_left_out=len(one.left_out),
+            num_set_aside=len(one.problems.set_aside),
             reward=mean,
             reward_standard_error=error,
             share_ungradable=fmean(not reward.gradable for reward in rewards),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import jinja2
 
-from isoflop.posttrain.rows import GrpoStepRow, GrpoValidationRow, RolloutRow
+from isoflop.posttrain.left_out import LEFT_OUT_FILE, left_out_lines
+from isoflop.posttrain.rows import GrpoStepRow, GrpoValidationRow, LeftOutRow, RolloutRow
 from isoflop.records import read_rows, write_text
 from isoflop.tokens.tokenizer import Tokenizer
 
@@ -52,6 +53,7 @@ def write_page(folder: Path, tokenizer: Tokenizer) -> Path:
         title=folder.name,
         steps=steps,
         validation=validation,
+        left_out=left_out_lines(read_rows(folder / LEFT_OUT_FILE, LeftOutRow)),
         shown=list(_shown(folder, steps, tokenizer)),
         characters=TEXT_CHARACTERS,
     )

@@ -10,14 +10,18 @@ from isoflop.config import UserError
 from isoflop.evaluate.tasks.load import load_task
 from isoflop.evaluate.tasks.names import find_task
 from isoflop.evaluate.tasks.own import load_own
-from isoflop.evaluate.tasks.problem import LoadedTask, Problem, Task
+from isoflop.evaluate.tasks.problem import ANOTHER_SPLIT, LoadedTask, Problem, Task
 from isoflop.evaluate.tasks.score import Runner
 from isoflop.extras import import_extra
 from isoflop.posttrain.config import REASONING_GYM, ProblemSource, RewardName
-from isoflop.posttrain.rewards import REWARDS, Reward, RewardFunction
+from isoflop.posttrain.rewards import REWARDS, Reward, RewardFunction, within
+from isoflop.records import SetAside
 
 REASONING_GYM_PROBLEMS = 1000
 """Made unless the source says how many. Chosen."""
+
+VERIFIER_SECONDS = 10.0
+"""For reasoning-gym's verifier of one answer, in real time. Chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +32,8 @@ class ProblemSet:
     problems: tuple[Problem, ...]
     """Their prompts are what the model reads."""
     rewards: RewardFunction
-    num_set_aside: int
-    """Rows that cannot be asked."""
+    set_aside: tuple[SetAside, ...] = ()
+    """Rows of the data that cannot be asked; those of a split that is not meant are none."""
 
 
 def checked_rewards(problems: ProblemSet, answers: Sequence[tuple[Problem, str]]) -> list[Reward]:
@@ -93,7 +97,9 @@ def load_problems(
         name=source.label,
         problems=tuple(_prompted(source, problem) for problem in problems),
         rewards=REWARDS[reward](loaded[0].task, sandbox),
-        num_set_aside=sum(len(one.set_aside) for one in loaded),
+        set_aside=tuple(
+            row for one in loaded for row in one.set_aside if row.reason != ANOTHER_SPLIT
+        ),
     )
 
 
@@ -151,17 +157,31 @@ def _reasoning_gym(source: ProblemSource) -> ProblemSet:
         name=source.label,
         problems=problems,
         rewards=lambda answers: _gym_rewards(made, entries, answers),
-        num_set_aside=0,
     )
 
 
 def _gym_rewards(
     made: Any, entries: dict[str, Any], answers: Sequence[tuple[Problem, str]]
 ) -> list[Reward]:
-    rewards = []
-    for problem, text in answers:
-        answer = text.strip()
-        value = float(made.score_answer(answer=answer or None, entry=entries[problem.id]))
-        reason = None if answer else "no answer"
-        rewards.append(Reward(value=value, gradable=bool(answer), reason=reason))
-    return rewards
+    return [_gym_reward(made, entries[problem.id], text.strip()) for problem, text in answers]
+
+
+def _gym_reward(made: Any, entry: Any, answer: str) -> Reward:
+    """By the package's verifier. Some raise, or take for ever, on texts that only a model writes: no answer
+    may stop a run, which would stop there each time again."""
+    try:
+        value, error = within(
+            VERIFIER_SECONDS, lambda: float(made.score_answer(answer=answer or None, entry=entry))
+        )
+    except TimeoutError:
+        reason = f"its verifier took longer than {VERIFIER_SECONDS:g} s"
+        return Reward(value=0.0, gradable=False, reason=reason)
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    if error is not None:
+        reason = f"its verifier raised {type(error).__name__}: {error}"
+        return Reward(value=0.0, gradable=False, reason=reason)
+    assert isinstance(value, float)
+    if not math.isfinite(value):
+        return Reward(value=0.0, gradable=False, reason=f"its verifier gave {value}")
+    return Reward(value=value, gradable=bool(answer), reason=None if answer else "no answer")

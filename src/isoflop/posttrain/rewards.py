@@ -188,21 +188,33 @@ def each(reward: UserReward, *, seconds: float = REWARD_SECONDS) -> RewardFuncti
     return rewards
 
 
-def _user_reward(reward: UserReward, problem: Problem, text: str, seconds: float) -> Reward:
-    where = f"the reward of problem {problem.id!r} for the answer {text[:60]!r}"
+def within(seconds: float, function: Callable[[], object]) -> tuple[object, BaseException | None]:
+    """What the function returns, or what it raised.
+
+    Raises:
+        TimeoutError: neither after so much real time.
+    """
     found: queue.SimpleQueue[tuple[object, BaseException | None]] = queue.SimpleQueue()
 
     def work() -> None:
         try:
-            found.put((reward(problem, text), None))
-        except BaseException as error:  # noqa: BLE001 - told below, whatever it is
+            found.put((function(), None))
+        except BaseException as error:  # noqa: BLE001 - handed on, whatever it is
             found.put((None, error))
 
-    # A reward that hangs cannot be ended, only left behind: a daemon does not hold the process.
+    # A function that hangs cannot be ended, only left behind: a daemon does not hold the process.
     threading.Thread(target=work, daemon=True).start()
     try:
-        value, error = found.get(timeout=seconds)
+        return found.get(timeout=seconds)
     except queue.Empty:
+        raise TimeoutError from None
+
+
+def _user_reward(reward: UserReward, problem: Problem, text: str, seconds: float) -> Reward:
+    where = f"the reward of problem {problem.id!r} for the answer {text[:60]!r}"
+    try:
+        value, error = within(seconds, lambda: reward(problem, text))
+    except TimeoutError:
         raise UserError(f"{where} took longer than {seconds:g} s; make it faster") from None
     if error is not None:
         # In one line, SystemExit too: a run that a reward ends must not look finished.

@@ -1,17 +1,16 @@
 """The answers of one step: sampled, rewarded, and kept part by part, so that a kill loses one part.
 
-    <folder>/rollouts/step-00000007/part-00000000.jsonl   RolloutRow, for each problem its samples
-    <folder>/rollouts/step-00000007/part-00000000.npz     what the sampler noted: log-probabilities, experts
+    <folder>/rollouts/step-00000007-part-00000000.jsonl   RolloutRow, for each problem its samples
+    <folder>/rollouts/step-00000007-part-00000000.npz     what the sampler noted: log-probabilities, experts
 
 A part is some problems with all their samples, computed by themselves and always in the same way. It
 survives a killed process; one that a power cut tore is noticed when it is read.
 """
 
-import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,14 @@ from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.sampling.ours import OurGenerator
 from isoflop.evaluate.sampling.samples import NOT_FINITE, Request, Sample, SampleRecord
 from isoflop.evaluate.tasks.problem import Problem
+from isoflop.model.checkpoint import STEP_PREFIX
 from isoflop.model.moe import MoE, SelectionNoise
 from isoflop.model.transformer import Transformer
 from isoflop.posttrain.config import GrpoConfig
+from isoflop.posttrain.left_out import TOO_LONG
 from isoflop.posttrain.problems import ProblemSet, checked_rewards
 from isoflop.posttrain.rewards import Reward
-from isoflop.posttrain.rows import LeftOutRow, RolloutRow
+from isoflop.posttrain.rows import LeftOutRow, RolloutRow, Split
 from isoflop.records import atomic_file, read_rows, storable, storable_or_none, write_rows
 from isoflop.tokens.tokenizer import Tokenizer
 
@@ -50,7 +51,11 @@ class Rollout:
 
 
 def encode_prompts(
-    problems: ProblemSet, tokenizer: Tokenizer, config: GrpoConfig, room: int
+    problems: ProblemSet,
+    tokenizer: Tokenizer,
+    config: GrpoConfig,
+    room: int,
+    split: Split,
 ) -> tuple[list[Prompted], list[LeftOutRow]]:
     """The problems whose prompts fit, and those that do not.
 
@@ -73,7 +78,10 @@ def encode_prompts(
             left_out.append(
                 LeftOutRow(
                     source=problems.name,
+                    split=split,
                     problem=problem.id,
+                    reason=TOO_LONG,
+                    detail=f"{len(tokens)} tokens, at most {most}",
                     prompt_tokens=len(tokens),
                     most_tokens=most,
                 )
@@ -119,7 +127,8 @@ def roll_out(
 ) -> Iterator[list[Rollout]]:
     """The samples of each part of the problems with their rewards, problems in order.
 
-    Parts that the folder holds already are read.
+    Parts that the folder holds already are not sampled again but read, and graded again: the reward may
+    have been mended since, and a step is never graded by two versions of it.
 
     Raises:
         UserError: logits that are not finite, or a reward that is missing.
@@ -127,13 +136,15 @@ def roll_out(
     sampler = OurGenerator(model, tokenizer, batch_sequences=config.batch_sequences, record=True)
     size = max(1, -(-config.batch_sequences // config.samples_per_prompt))
     for number, begin in enumerate(range(0, len(prompts), size)):
-        rows_path = folder / f"part-{number:08d}.jsonl"
+        rows_path = folder / f"{step_name(step)}-part-{number:08d}.jsonl"
         record_path = rows_path.with_suffix(".npz")
+        asked = prompts[begin : begin + size]
         if rows_path.exists():
-            yield _read_part(rows_path, record_path)
+            found = _read_part(rows_path, record_path, asked, config)
+            yield _graded_again(found, asked, problems, rows_path)
             continue
         with router_drift(model, config, step, number):
-            samples = _sample(sampler, prompts[begin : begin + size], config, step)
+            samples = _sample(sampler, asked, config, step)
         rollouts = _rewarded(samples, problems, step, tokenizer.end_of_text_id)
         # The rows appear last: a part without them is made again.
         _write_records(record_path, [one.record for one in rollouts])
@@ -224,6 +235,35 @@ def _row(one: _Sampled, reward: Reward, step: int, end_of_text: int) -> RolloutR
     )
 
 
+def _graded_again(
+    rollouts: Sequence[Rollout],
+    prompts: Sequence[Prompted],
+    problems: ProblemSet,
+    rows_path: Path,
+) -> list[Rollout]:
+    """A part that was read, with what its answers earn now; its rows follow where that differs."""
+    samples = len(rollouts) // len(prompts)
+    asked = [one.problem for one in prompts for _ in range(samples)]
+    rewards = checked_rewards(
+        problems, [(one, found.row.text) for one, found in zip(asked, rollouts, strict=True)]
+    )
+    graded = [
+        Rollout(
+            replace(
+                one.row,
+                reward=reward.value,
+                gradable=reward.gradable,
+                reason=storable_or_none(reward.reason),
+            ),
+            one.record,
+        )
+        for one, reward in zip(rollouts, rewards, strict=True)
+    ]
+    if any(new.row != old.row for new, old in zip(graded, rollouts, strict=True)):
+        write_rows(rows_path, [one.row for one in graded], survives_power_cut=False)
+    return graded
+
+
 def _record_of(sample: Sample) -> SampleRecord:
     assert sample.record is not None
     return sample.record
@@ -256,13 +296,18 @@ def _write_records(path: Path, records: Sequence[SampleRecord]) -> None:
         )
 
 
-def _read_part(rows_path: Path, record_path: Path) -> list[Rollout]:
+def _read_part(
+    rows_path: Path, record_path: Path, prompts: Sequence[Prompted], config: GrpoConfig
+) -> list[Rollout]:
     """
     Raises:
-        UserError: rows or record are missing, cut short or not of each other.
+        UserError: rows or record are missing, cut short, or not of each other or of these problems.
     """
+    asked = [one.problem.id for one in prompts for _ in range(config.samples_per_prompt)]
     try:
         rows = list(read_rows(rows_path, RolloutRow))
+        if [row.problem for row in rows] != asked:
+            raise ValueError("the rows are of other problems, or some are missing")
         with np.load(record_path, allow_pickle=False) as arrays:
             log_probs = np.split(
                 arrays["log_probs"], np.cumsum([len(row.response_tokens) for row in rows])
@@ -282,14 +327,20 @@ def _read_part(rows_path: Path, record_path: Path) -> list[Rollout]:
     ]
 
 
-def answers_of_parts(folder: Path) -> Iterator[bytes]:
+def answers_of_parts(folder: Path, step: int) -> Iterator[bytes]:
     """The lines of a step's finished parts, in order."""
-    for path in sorted(folder.glob("part-*.jsonl")):
+    for path in sorted(folder.glob(f"{step_name(step)}-part-*.jsonl")):
         yield path.read_bytes()
 
 
 def forget_other_steps(folder: Path, step: int) -> None:
     """Delete parts of steps other than `step`: they were made by other weights."""
-    for other in folder.glob("step-*"):
-        if other.name != f"step-{step:08d}":
-            shutil.rmtree(other)
+    # No folder for each step: to remove one takes some file systems longer than all its files.
+    for other in folder.glob(f"{STEP_PREFIX}*"):
+        if not other.name.startswith(f"{step_name(step)}-"):
+            other.unlink()
+
+
+def step_name(step: int) -> str:
+    """As files and folders of a step are named."""
+    return f"{STEP_PREFIX}{step:08d}"

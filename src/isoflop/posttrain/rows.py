@@ -4,6 +4,10 @@ Units: log-probabilities, divergences and entropies in nats a token; times in se
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["train", "validation"]
+"""What a source's problems are for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class GrpoStepRow:
     largest_ratio_deviation: float
     """Of the first update's tokens, the largest |new / old probability - 1|: 0 with one engine."""
     divergence: float | None
-    """From the model before GRPO, mean over answer tokens and updates. None: that model is not kept."""
+    """From the reference, mean over answer tokens and updates. None: no reference is kept."""
     entropy: float
     """Of the next token's distribution before the updates, mean over answer tokens."""
     gradient_l2_norm: float
@@ -62,6 +66,8 @@ class GrpoValidationRow:
     num_problems: int
     num_left_out: int
     """Problems whose prompt is too long."""
+    num_set_aside: int
+    """Rows of the data that could not be read as problems."""
     reward: float | None
     reward_standard_error: float | None
     share_ungradable: float | None
@@ -101,9 +107,16 @@ class RolloutRow:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOutRow:
-    """A problem whose prompt is too long. Written by posttrain."""
+    """A problem that is not asked, or a row of the data that is none. Written by posttrain."""
 
     source: str
+    split: Split
     problem: str
-    prompt_tokens: int
-    most_tokens: int
+    """Its id; of a row that could not be read, the file and line."""
+    reason: str
+    """That can be counted, e.g. "prompt too long"; `detail` says what exactly."""
+    detail: str
+    prompt_tokens: int | None
+    """None: the row could not be read."""
+    most_tokens: int | None
+    """Longest prompt allowed. None: as above."""

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isoflop.allocator import keep_freed_memory
@@ -13,7 +13,7 @@ from isoflop.evaluate.tasks.load import problems_digest
 from isoflop.evaluate.tasks.run import file_digest
 from isoflop.folders import StageFolder, stage_folder, working_in
 from isoflop.posttrain.config import GrpoConfig
-from isoflop.posttrain.loop import GrpoRun, Progress, train_grpo
+from isoflop.posttrain.loop import GrpoRun, Progress, forget_state, train_grpo
 from isoflop.posttrain.page import write_page
 from isoflop.posttrain.problems import ProblemSet, load_problems
 from isoflop.posttrain.rewards import RewardFunction
@@ -28,6 +28,8 @@ class GrpoStage:
     grpo: GrpoConfig
     checkpoint: str
     """Digest of the weights."""
+    reference: str | None
+    """The same of the weights that the divergence is taken from. None: no divergence is taken."""
     tokenizer: str
     """Digest of the tokenizer's file."""
     train: str
@@ -45,6 +47,7 @@ def run_grpo(
     out: Path,
     name: str,
     progress: Progress,
+    reference: Path | None = None,
     rewards: RewardFunction | None = None,
     reward_name: str = "config",
     device: str = "cpu",
@@ -52,6 +55,7 @@ def run_grpo(
     """The folder of the finished run, made or found complete.
 
     Args:
+        reference: the checkpoint that the divergence is taken from. None: the one that is trained.
         rewards: in place of the config's, for training and validation; see `rewards.each` for a
             function of one text.
         reward_name: names `rewards` in the folder's digest: another reward, another name. Needed with them.
@@ -64,14 +68,22 @@ def run_grpo(
             f"reward_name={reward_name!r}: a reward of your own needs a name of its own, by which its "
             "runs are told from others', and only such a reward has one"
         )
+    if reference is not None and config.divergence_coefficient == 0:
+        raise UserError(
+            f"reference={reference} has no effect with divergence_coefficient=0; set that above 0, "
+            "or leave the reference out"
+        )
     keep_freed_memory()
     with _sandbox(config) as sandbox:
         sets = _sets(config, sandbox, None)
         if rewards is not None:
             sets = [_rewarded_by(one, rewards) for one in sets]
-        folder = grpo_folder(checkpoint, tokenizer, config, sets, out, name, reward_name)
+        given = (checkpoint, tokenizer, config, sets)
+        folder = grpo_folder(*given, out, name, reward_name, reference)
         if not folder.done:
-            _work(folder, checkpoint, tokenizer, config, sets, progress, device, device)
+            _work(folder, *given, progress, device, device, reference)
+    # Of a run that was killed after its mark, too.
+    forget_state(folder.path)
     return folder.path
 
 
@@ -95,12 +107,12 @@ def run_grpo_in(
     Raises:
         UserError: as `run_grpo`.
     """
-    if folder.done:
-        return
-    keep_freed_memory()
-    with _sandbox(config) as sandbox:
-        sets = _sets(config, sandbox, own)
-        _work(folder, checkpoint, tokenizer, config, sets, progress, device, device_name)
+    if not folder.done:
+        keep_freed_memory()
+        with _sandbox(config) as sandbox:
+            sets = _sets(config, sandbox, own)
+            _work(folder, checkpoint, tokenizer, config, sets, progress, device, device_name)
+    forget_state(folder.path)
 
 
 def _sandbox(config: GrpoConfig) -> Sandbox:
@@ -123,6 +135,7 @@ def _work(
     progress: Progress,
     device: str,
     device_name: str,
+    reference: Path | None = None,
 ) -> None:
     run = GrpoRun(
         checkpoint=checkpoint,
@@ -131,6 +144,7 @@ def _work(
         train=sets[0],
         validation=tuple(sets[1:]),
         digest=folder.digest,
+        reference=reference,
         device=device,
     )
     with working_in(folder, device=device_name) as path:
@@ -147,12 +161,16 @@ def grpo_folder(
     out: Path,
     name: str,
     reward_name: str,
+    reference: Path | None,
 ) -> StageFolder:
     """The folder's name, without making it."""
     train, *validation = (problems_digest(one.problems) for one in sets)
+    weights = file_digest(checkpoint / "model.safetensors")
+    frozen = weights if reference is None else file_digest(reference / "model.safetensors")
     stage = GrpoStage(
         grpo=config,
-        checkpoint=file_digest(checkpoint / "model.safetensors"),
+        checkpoint=weights,
+        reference=frozen if config.divergence_coefficient > 0 else None,
         tokenizer=file_digest(tokenizer.path),
         train=train,
         validation=tuple(validation),
@@ -162,9 +180,4 @@ def grpo_folder(
 
 
 def _rewarded_by(problems: ProblemSet, rewards: RewardFunction) -> ProblemSet:
-    return ProblemSet(
-        name=problems.name,
-        problems=problems.problems,
-        rewards=rewards,
-        num_set_aside=problems.num_set_aside,
-    )
+    return replace(problems, rewards=rewards)

@@ -27,6 +27,7 @@ from isoflop.model.huggingface.export import (
 from isoflop.model.huggingface.files import whole_folder
 from isoflop.model.huggingface.tokenizer import TokenizerFiles
 from isoflop.posttrain.config import GrpoConfig, ProblemSource
+from isoflop.posttrain.left_out import left_out_lines, rows_set_aside
 from isoflop.posttrain.problems import ProblemSet, load_problems
 from isoflop.posttrain.rollouts import encode_prompts
 from isoflop.posttrain.verl_config import CONFIG_NAME, VERL_VERSION, to_yaml, verl_config
@@ -83,6 +84,8 @@ class VerlExport:
     """To train on."""
     num_left_out: int
     """Problems whose prompts are too long, which verl leaves out."""
+    set_aside: tuple[str, ...]
+    """Rows of the data that could not be read as problems: a line for each source that has any."""
 
 
 def export_verl(
@@ -108,7 +111,7 @@ def export_verl(
     sources = (config.train, *config.validation)
     with Sandbox() as sandbox:
         sets = [load_problems(source, config.reward, sandbox) for source in sources]
-    kept, left_out = encode_prompts(sets[0], tokenizer, config, context)
+    kept, left_out = encode_prompts(sets[0], tokenizer, config, context, "train")
     settings = verl_config(config, num_problems=len(kept), context=context)
     template = chat_template(tokenizer, config)
     settings["actor_rollout_ref"]["model"]["custom_chat_template"] = template
@@ -118,8 +121,14 @@ def export_verl(
         )
         names = _write_data(part / "data", sets, sources, config)
         _write_texts(part, settings, names, len(kept))
+    aside = [rows_set_aside(sets[0], "train")]
+    aside += [rows_set_aside(one, "validation") for one in sets[1:]]
     return VerlExport(
-        folder=target, model=model, num_problems=len(kept), num_left_out=len(left_out)
+        folder=target,
+        model=model,
+        num_problems=len(kept),
+        num_left_out=len(left_out),
+        set_aside=tuple(left_out_lines(row for one in aside for row in one)),
     )
 
 
@@ -144,7 +153,7 @@ def _write_data(
         name = "train" if place == 0 else f"validation-{place}"
         most = None if place == 0 else config.validation_problems
         rows: list[dict[str, Any]] = [
-            row_of(problem, source, config.reward, index=index, split=split)
+            row_of(problem, source, config, index=index, split=split)
             for index, problem in enumerate(problems.problems[:most])
         ]
         path = folder / f"{name}.parquet"

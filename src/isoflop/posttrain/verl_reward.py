@@ -1,7 +1,8 @@
 """Our rewards through the interface by which verl calls a custom reward function.
 
 verl calls `compute_score` for one answer at a time, from threads of its reward workers. Answers are graded
-by `isoflop.posttrain.rewards`, and programs in them run in the sandbox: one for each process, kept.
+by `isoflop.posttrain.rewards`, and programs in them run in the sandbox, for as long as the run allows:
+one for each process, kept.
 
 A row of verl's data carries what grading needs (`row_of`): data_source is the task, ground_truth the
 first gold answer, and extra_info the rest.
@@ -16,13 +17,16 @@ from typing import Any
 from isoflop.config import UserError, from_dict, to_dict
 from isoflop.evaluate.tasks.names import find_task
 from isoflop.evaluate.tasks.problem import Problem
-from isoflop.posttrain.config import REASONING_GYM, ProblemSource, RewardName
+from isoflop.posttrain.config import REASONING_GYM, GrpoConfig, ProblemSource, RewardName
 from isoflop.posttrain.problems import ProblemSet, load_problems
 from isoflop.posttrain.rewards import REWARDS, RewardFunction
-from isoflop.sandbox import Sandbox
+from isoflop.sandbox import Limits, Sandbox
 
 DEFAULT_REWARD: RewardName = "program_or_answer"
 """Of rows that name none: the study's."""
+
+DEFAULT_SECONDS = GrpoConfig.program_seconds
+"""Processor time of an answer's program, where a row tells none: the study's."""
 
 
 def compute_score(
@@ -51,17 +55,19 @@ def compute_score(
         (reward,) = made.rewards([(problem, solution_str)])
     else:
         problem = _problem(data_source, ground_truth, told)
-        graded = _rewards(data_source, str(told.get("reward") or DEFAULT_REWARD))
+        seconds = float(told.get("program_seconds") or DEFAULT_SECONDS)
+        graded = _rewards(data_source, str(told.get("reward") or DEFAULT_REWARD), seconds)
         (reward,) = graded([(problem, solution_str)])
     return {"score": reward.value, "acc": reward.value, "gradable": float(reward.gradable)}
 
 
 def row_of(
-    problem: Problem, source: ProblemSource, reward: RewardName, *, index: int, split: str
+    problem: Problem, source: ProblemSource, config: GrpoConfig, *, index: int, split: str
 ) -> dict[str, Any]:
     """One row of verl's data: data_source, prompt, ability, reward_model, extra_info.
 
     Args:
+        config: of the run, whose reward and time for programs go with every row.
         index: its place among the problems of its file.
         split: "train" or "validation".
     """
@@ -75,7 +81,8 @@ def row_of(
             "split": split,
             "index": index,
             "id": problem.id,
-            "reward": reward,
+            "reward": config.reward,
+            "program_seconds": config.program_seconds,
             "answer": problem.answer,
             "golds": list(problem.golds),
             "program": problem.program or "",
@@ -107,22 +114,22 @@ def _problem(task: str, ground_truth: str, told: Mapping[str, Any]) -> Problem:
 
 
 @functools.cache
-def _sandbox() -> Sandbox:
-    """This process's sandbox; its workers end with the process."""
-    sandbox = Sandbox()
+def _sandbox(seconds: float) -> Sandbox:
+    """This process's sandbox for programs of so much time; its workers end with the process."""
+    sandbox = Sandbox(limits=Limits(cpu_seconds=seconds))
     atexit.register(sandbox.close)
     return sandbox
 
 
 @functools.cache
-def _rewards(task: str, reward: str) -> RewardFunction:
+def _rewards(task: str, reward: str, seconds: float) -> RewardFunction:
     if reward not in REWARDS:
         raise UserError(f"reward={reward!r} must be one of {', '.join(REWARDS)}")
-    return REWARDS[reward](find_task(task), _sandbox())
+    return REWARDS[reward](find_task(task), _sandbox(seconds))
 
 
 @functools.cache
 def _made(source: str) -> ProblemSet:
     """reasoning-gym's problems, made again."""
     found = from_dict(ProblemSource, json.loads(source), "extra_info.source")
-    return load_problems(found, DEFAULT_REWARD, _sandbox())
+    return load_problems(found, DEFAULT_REWARD, _sandbox(DEFAULT_SECONDS))

@@ -5,7 +5,7 @@ ones. The rows stay the record; a mirror can be switched on or off at any time.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,15 +52,19 @@ class Mirror:
         self._make = _tensorboard_writer if kind == "tensorboard" else _wandb_writer
 
     def poll(self, study: StudyMap) -> None:
-        """Forward the rows that came since the last call."""
+        """Forward the rows that came since the last call; a run of GRPO has a page of its own."""
         for run in study.runs:
-            folder = self._root / run.train.path
-            for name, figures in (("steps.jsonl", _step_figures), ("losses.jsonl", _loss_figures)):
-                for row in self._new_rows(folder / name):
-                    if run.name not in self._writers:
-                        place = self._root / self._kind / run.name
-                        self._writers[run.name] = self._make(place, study.experiment.name, run.name)
-                    self._writers[run.name].add(row["step"], figures(row))
+            self._show(study, run.name, run.train.path, TRAINING_FILES)
+            for one in run.grpo:
+                self._show(study, one.train.name, one.train.path, GRPO_FILES)
+
+    def _show(self, study: StudyMap, page: str, path: str, files: "Files") -> None:
+        for name, figures in files.items():
+            for row in self._new_rows(self._root / path / name):
+                if page not in self._writers:
+                    place = self._root / self._kind / page
+                    self._writers[page] = self._make(place, study.experiment.name, page)
+                self._writers[page].add(row["step"], figures(row))
 
     def close(self) -> None:
         """End all pages."""
@@ -99,6 +103,47 @@ def _step_figures(row: dict[str, Any]) -> dict[str, float]:
 
 def _loss_figures(row: dict[str, Any]) -> dict[str, float]:
     return {f"loss/{row['source']}/{row['split']}": row["loss"]}
+
+
+GRPO_FIGURES = {
+    "reward": "grpo/reward",
+    "reward_standard_deviation": "grpo/reward_standard_deviation",
+    "share_without_signal": "grpo/share_without_signal",
+    "share_ungradable": "grpo/share_ungradable",
+    "share_truncated": "grpo/share_truncated",
+    "response_tokens": "grpo/response_tokens",
+    "policy_loss": "grpo/policy_loss",
+    "clip_share": "grpo/clip_share",
+    "divergence": "grpo/divergence",
+    "entropy": "grpo/entropy",
+    "gradient_l2_norm": "grpo/gradient_l2_norm",
+    "gradient_l1_norm": "grpo/gradient_l1_norm",
+    "update_l2_norm": "grpo/update_l2_norm",
+    "routing_disagreement": "router/disagreement",
+    "max_expert_load": "router/max_expert_load",
+}
+"""What is shown of a GrpoStepRow, and its name in a tracker."""
+
+
+def _grpo_figures(row: dict[str, Any]) -> dict[str, float]:
+    # A divergence that is not taken is no 0: it has no point.
+    shown = {label: row[name] for name, label in GRPO_FIGURES.items() if row[name] is not None}
+    means = {f"router/{name}": fmean(row[name]) for name in ("balance_loss", "z_loss")}
+    return shown | means
+
+
+def _validation_figures(row: dict[str, Any]) -> dict[str, float]:
+    names = ("reward", "share_ungradable", "response_tokens")
+    return {
+        f"validation/{row['source']}/{name}": row[name] for name in names if row[name] is not None
+    }
+
+
+Files = Mapping[str, Callable[[dict[str, Any]], dict[str, float]]]
+"""Files of rows in a folder, and what is shown of each row."""
+
+TRAINING_FILES: Files = {"steps.jsonl": _step_figures, "losses.jsonl": _loss_figures}
+GRPO_FILES: Files = {"steps.jsonl": _grpo_figures, "validation.jsonl": _validation_figures}
 
 
 class _TensorboardWriter:

@@ -173,6 +173,8 @@ def test_never_more_logits_are_held_than_one_chunk_has(ops, way, monkeypatch):
     num_tokens, vocabulary, rows = 50, 64, 3
     hidden, head, targets = example(num_tokens, vocabulary, 4, seed=3)
     in_chunks_of(monkeypatch, rows, head, hidden)
+    # Beyond what may be kept for the backward pass.
+    monkeypatch.setattr(loss_module, "KEPT_BYTES", 50 * 64 * 4 - 1)
     recorder = Recorder(ops)
     with LargestTensor() as largest:
         way(hidden, head, targets, recorder.ops).sum().backward()
@@ -249,3 +251,23 @@ def test_a_nan_is_seen_in_the_loss(ops, way):
         hidden[2, 1] = math.nan
     found = way(hidden, head, targets, ops)
     assert found.isnan().sum().item() == 1
+
+
+@every_ops
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+def test_logits_kept_for_the_backward_pass_give_the_bits_of_logits_made_again(
+    ops, dtype, monkeypatch
+):
+    """A second pass through the same graph, for which nothing is kept, included."""
+    hidden, head, targets = example(29, 40, 8, 3, dtype)
+    pull = torch.rand(29) + 0.5
+    in_chunks_of(monkeypatch, 6, head, hidden)
+    found = []
+    for most in (loss_module.KEPT_BYTES, 0):
+        monkeypatch.setattr(loss_module, "KEPT_BYTES", most)
+        losses, entropies = token_losses_and_entropies(hidden, head, targets, ops)
+        for _ in range(2):
+            gradients = torch.autograd.grad(losses, (hidden, head), pull, retain_graph=True)
+            found.append((losses, entropies, *gradients))
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))

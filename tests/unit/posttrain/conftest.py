@@ -87,21 +87,14 @@ def byte_rewards(answers):
 @pytest.fixture
 def problems(problem_file) -> ProblemSet:
     loaded = load_task("probes", data=problem_file)
-    return ProblemSet(
-        name="digits", problems=loaded.problems, rewards=byte_rewards, num_set_aside=0
-    )
+    return ProblemSet(name="digits", problems=loaded.problems, rewards=byte_rewards)
 
 
 @pytest.fixture
 def exact(problems, problem_file) -> ProblemSet:
     """The same with the probes' own reward."""
     task = load_task("probes", data=problem_file).task
-    return ProblemSet(
-        name="digits",
-        problems=problems.problems,
-        rewards=answer_reward(task, None),
-        num_set_aside=0,
-    )
+    return ProblemSet(name="digits", problems=problems.problems, rewards=answer_reward(task, None))
 
 
 def config(problem_file: Path, **changes) -> GrpoConfig:

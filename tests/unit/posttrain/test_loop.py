@@ -10,9 +10,10 @@ from isoflop.config import UserError
 from isoflop.model.checkpoint import load_checkpoint, save_checkpoint
 from isoflop.model.transformer import Transformer
 from isoflop.posttrain import loop, rollouts
+from isoflop.posttrain.left_out import left_out_lines
 from isoflop.posttrain.loop import GrpoRun, train_grpo
-from isoflop.posttrain.rows import GrpoStepRow, GrpoValidationRow, RolloutRow
-from isoflop.records import read_rows
+from isoflop.posttrain.rows import GrpoStepRow, GrpoValidationRow, LeftOutRow, RolloutRow
+from isoflop.records import SetAside, read_rows
 
 DIGITS = "0123456789"
 
@@ -32,6 +33,7 @@ def run(checkpoint, tokenizer, config, problems, **changes) -> GrpoRun:
 def trained(folder, *given, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     train_grpo(run(*given, **changes), folder, lambda done, total, reward: None)
+    loop.forget_state(folder)
     return folder
 
 
@@ -76,7 +78,6 @@ def test_rows_tell_what_was_sampled_and_learned(
     ]
     assert all(changed)
     assert not (folder / "rollouts").exists()
-    assert not (folder / "resume.safetensors").exists()
 
 
 class Killed(BaseException):
@@ -191,11 +192,25 @@ def test_prompts_too_long_are_left_out_and_counted(
     checkpoint, tokenizer, make_config, problems, tmp_path
 ):
     long = dataclasses.replace(problems.problems[0], id="long", prompt="9" * 40)
-    more = dataclasses.replace(problems, problems=(*problems.problems, long))
+    torn = SetAside(where="items.jsonl:3", reason="not JSON", detail="Expecting value")
+    more = dataclasses.replace(problems, problems=(*problems.problems, long), set_aside=(torn,))
     folder = trained(tmp_path / "run", checkpoint, tokenizer, make_config(), more)
     (validation, *_) = read_rows(folder / "validation.jsonl", GrpoValidationRow)
     assert (validation.num_problems, validation.num_left_out) == (12, 1)
-    assert (folder / "left_out.jsonl").read_text().count('"problem": "long"') == 2
+    assert validation.num_set_aside == 1
+    left_out = list(read_rows(folder / "left_out.jsonl", LeftOutRow))
+    assert [(row.split, row.problem, row.reason) for row in left_out] == [
+        ("train", "long", "prompt too long"),
+        ("train", "items.jsonl:3", "not JSON"),
+        ("validation", "long", "prompt too long"),
+        ("validation", "items.jsonl:3", "not JSON"),
+    ]
+    # 40 bytes and the end of text before them, in a model of 24 tokens.
+    assert (left_out[0].prompt_tokens, left_out[0].most_tokens) == (41, 23)
+    assert left_out_lines(left_out) == [
+        "left out of digits, train: 1 not JSON, 1 prompt too long",
+        "left out of digits, validation: 1 not JSON, 1 prompt too long",
+    ]
 
 
 def test_a_reward_that_is_missing_stops_the_run_and_it_goes_on_when_mended(
@@ -211,6 +226,107 @@ def test_a_reward_that_is_missing_stops_the_run_and_it_goes_on_when_mended(
         trained(tmp_path / "cut", checkpoint, tokenizer, make_config(), broken_set)
     trained(tmp_path / "cut", checkpoint, tokenizer, make_config(), problems)
     same(whole, tmp_path / "cut")
+
+
+def test_a_reward_mended_between_runs_grades_the_whole_step(
+    checkpoint, tokenizer, make_config, problems, tmp_path
+):
+    """Parts that the broken version graded before it failed do not keep its rewards."""
+    whole = trained(tmp_path / "whole", checkpoint, tokenizer, make_config(), problems)
+    calls = []
+
+    def broken(answers):
+        calls.append(len(answers))
+        if len(calls) == 2:
+            raise UserError("the reward is broken")
+        return [
+            dataclasses.replace(one, value=1.0 - one.value) for one in problems.rewards(answers)
+        ]
+
+    folder = tmp_path / "cut"
+    # Validation is graded before the first step, here by the mended version alone.
+    with pytest.raises(UserError, match="broken"):
+        trained(
+            folder, checkpoint, tokenizer, make_config(),
+            dataclasses.replace(problems, rewards=broken), validation=(problems,),
+        )  # fmt: skip
+    assert list((folder / "rollouts").glob("step-*-part-*.jsonl"))
+    trained(folder, checkpoint, tokenizer, make_config(), problems)
+    same(whole, folder)
+
+
+def test_problems_that_share_an_id_are_graded_each_by_its_own(
+    checkpoint, tokenizer, make_config, problems, tmp_path, monkeypatch
+):
+    """Also where a part is read again: by its place, not by its name."""
+    twins = tuple(dataclasses.replace(one, id="same") for one in problems.problems)
+
+    def by_problem(answers):
+        from isoflop.posttrain.rewards import Reward
+
+        return [
+            Reward(value=len(text) + float(one.prompt[:2]), gradable=True) for one, text in answers
+        ]
+
+    given = (checkpoint, tokenizer, make_config())
+    twin_set = dataclasses.replace(problems, problems=twins, rewards=by_problem)
+    whole = trained(tmp_path / "whole", *given, twin_set)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "score", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            trained(tmp_path / "cut", *given, twin_set)
+    trained(tmp_path / "cut", *given, twin_set)
+    same(whole, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("harm", ["a row fewer", "another problem", "cut short", "no record"])
+def test_a_part_that_is_not_whole_is_named_and_can_be_deleted(
+    checkpoint, tokenizer, make_config, problems, tmp_path, monkeypatch, harm
+):
+    given = (checkpoint, tokenizer, make_config(), problems)
+    whole = trained(tmp_path / "whole", *given)
+    folder = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "score", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            trained(folder, *given)
+    part = folder / "rollouts" / "step-00000001-part-00000000.jsonl"
+    lines = part.read_text().splitlines(keepends=True)
+    if harm == "a row fewer":
+        part.write_text("".join(lines[:-1]))
+    elif harm == "another problem":
+        part.write_text("".join(lines[3:] + lines[:3]))
+    elif harm == "cut short":
+        part.write_text("".join(lines)[:-20])
+    else:
+        part.with_suffix(".npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"delete .*rollouts and run again"):
+        trained(folder, *given)
+    shutil.rmtree(folder / "rollouts")
+    trained(folder, *given)
+    same(whole, folder)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.0])
+def test_a_truncated_state_is_told_in_one_line(
+    checkpoint, tokenizer, make_config, problems, tmp_path, monkeypatch, keep
+):
+    monkeypatch.setattr(loop, "RESUME_SECONDS", 0.0)
+    given = (checkpoint, tokenizer, make_config(), problems)
+    whole = trained(tmp_path / "whole", *given)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "finish_rows", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            trained(folder, *given)
+    state = folder / "resume.safetensors"
+    state.write_bytes(state.read_bytes()[: int(keep * state.stat().st_size)])
+    with pytest.raises(UserError, match=r"resume\.safetensors: not a whole safetensors file"):
+        trained(folder, *given)
+    state.unlink()
+    trained(folder, *given)
+    same(whole, folder)
 
 
 def test_what_does_not_fit_together_is_refused(

@@ -29,7 +29,7 @@ def test_gold_answers_earn_1_and_others_0(data, task):
     source = ProblemSource(task=task, data=str(data / name))
     with Sandbox(workers=1, limits=Limits(cpu_seconds=2.0)) as sandbox:
         found = load_problems(source, "program_or_answer", sandbox)
-        assert len(found.problems) + found.num_set_aside == count
+        assert len(found.problems) + len(found.set_aside) == count
         asked = found.problems[:300]
         assert all(one.prompt.endswith("\n\n") for one in asked)
         texts = {

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from isoflop.config import UserError
 from isoflop.evaluate.tasks.names import find_task
 from isoflop.evaluate.tasks.problem import Problem
+from isoflop.posttrain import problems as problems_module
 from isoflop.posttrain.config import ProblemSource
 from isoflop.posttrain.problems import ProblemSet, checked_rewards, load_problems
 from isoflop.posttrain.rewards import (
@@ -201,6 +203,29 @@ def test_reasoning_gym_makes_and_verifies_problems(sandbox):
         load_problems(ProblemSource(task="reasoning_gym:no_such_set"), "answer", sandbox)
 
 
+class OddVerifier:
+    """As reasoning-gym's are, on texts for which they were not written."""
+
+    def score_answer(self, answer, entry):
+        if answer == "hang":
+            threading.Event().wait()
+        return {"raise": lambda: 1 / 0, "nan": lambda: float("nan")}.get(answer, lambda: 1.0)()
+
+
+def test_no_answer_can_stop_a_run_through_a_verifier(monkeypatch):
+    """It would stop there each time again; what cannot be verified earns nothing and is counted."""
+    monkeypatch.setattr(problems_module, "VERIFIER_SECONDS", 0.2)
+    answers = ("raise", "nan", "hang", "3")
+    found = [problems_module._gym_reward(OddVerifier(), {}, answer) for answer in answers]
+    assert [(one.value, one.gradable) for one in found] == [(0.0, False)] * 3 + [(1.0, True)]
+    assert [one.reason for one in found] == [
+        "its verifier raised ZeroDivisionError: division by zero",
+        "its verifier gave nan",
+        "its verifier took longer than 0.2 s",
+        None,
+    ]
+
+
 def test_answers_by_the_probes_own_rule(exact):
     first = exact.problems[0]
     assert [one.value for one in exact.rewards([(first, "0"), (first, "1"), (first, "")])] == [
@@ -274,6 +299,6 @@ def test_a_reward_that_hangs_holds_no_process():
     ],
 )
 def test_every_reward_function_is_checked(rewards, message):
-    problems = ProblemSet(name="mine", problems=(problem(),), rewards=rewards, num_set_aside=0)
+    problems = ProblemSet(name="mine", problems=(problem(),), rewards=rewards)
     with pytest.raises(UserError, match=message):
         checked_rewards(problems, [(problem(), "x")])

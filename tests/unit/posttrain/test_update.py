@@ -15,7 +15,7 @@ from isoflop.posttrain.update import NOTHING_SEEN, answer_of, score, update
 
 
 def rolled(model, tokenizer, problems, config, folder):
-    prompts, _ = encode_prompts(problems, tokenizer, config, model.config.sequence_length)
+    prompts, _ = encode_prompts(problems, tokenizer, config, model.config.sequence_length, "train")
     chosen = prompts_of_step(prompts, config, 1)
     parts = roll_out(model, tokenizer, chosen, problems, config, step=1, folder=folder)
     return [one for part in parts for one in part]

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -223,11 +224,29 @@ def test_programs_run_in_the_sandbox_and_nothing_readable_is_told_apart():
         compute_score("gsm8k", "#### 18", "18", {"reward": "kind"})
 
 
+@pytest.mark.parametrize(("seconds", "earned"), [(0.2, 0.0), (5.0, 1.0)])
+def test_programs_have_the_time_that_the_exported_run_gives_them(exported, seconds, earned):
+    """A second of work is too long where the run allows a fifth, and not where it allows five."""
+    config, _, _ = exported
+    given = replace(config, reward="program_or_answer", program_seconds=seconds)
+    problem = load_problems(config.train, "answer", Sandbox()).problems[0]
+    row = row_of(problem, config.train, given, index=0, split="train")
+    gold = row["reward_model"]["ground_truth"]
+    program = (
+        "def simple_math_problem():\n"
+        "    import time\n"
+        "    while time.process_time() < 1.0:\n        pass\n"
+        f"    return {gold}\n"
+    )
+    found = compute_score("gsm8k", program, gold, row["extra_info"])
+    assert (found["score"], found["gradable"]) == (earned, earned)
+
+
 def test_problems_of_reasoning_gym_are_verified_by_it():
     pytest.importorskip("reasoning_gym")
     source = ProblemSource(task="reasoning_gym:chain_sum", max_problems=3, seed=5)
     problems = load_problems(source, "answer", Sandbox()).problems
-    row = row_of(problems[2], source, "answer", index=2, split="train")
+    row = row_of(problems[2], source, GrpoConfig(train=source), index=2, split="train")
     told = {"ground_truth": row["reward_model"]["ground_truth"], "extra_info": row["extra_info"]}
     gold = problems[2].answer
     assert compute_score(row["data_source"], gold, **told)["score"] == 1.0
@@ -241,7 +260,7 @@ def test_verls_prompts_are_the_tokens_that_we_sample_from(exported, tokenizer, p
     settings = yaml.safe_load((target / "grpo.yaml").read_text())
     opened.chat_template = settings["actor_rollout_ref"]["model"]["custom_chat_template"]
     problems = load_problems(config.train, config.reward, Sandbox())
-    prompts, _ = encode_prompts(problems, tokenizer, config, 24)
+    prompts, _ = encode_prompts(problems, tokenizer, config, 24, "train")
     rows = pyarrow.parquet.read_table(target / "data" / "train.parquet").to_pylist()
     for row, prompted in zip(rows, prompts, strict=True):
         ids = opened.apply_chat_template(

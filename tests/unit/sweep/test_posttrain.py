@@ -16,10 +16,12 @@ from isoflop.evaluate.config import Samples
 from isoflop.model.checkpoint import checkpoint_folder
 from isoflop.posttrain import loop
 from isoflop.posttrain.problems import load_problems
+from isoflop.posttrain.rows import GrpoStepRow
 from isoflop.records import ScoreRow, read_rows
 from isoflop.sandbox import Sandbox
 from isoflop.stage_records import StageRow
 from isoflop.sweep.lineage import find_study, open_tokenizer
+from isoflop.sweep.mirror import GRPO_FIGURES, _grpo_figures, _validation_figures, open_mirror
 from isoflop.sweep.pool import RunProgress
 from isoflop.sweep.posttrain import post_train
 from isoflop.sweep.progress import run_share
@@ -277,3 +279,35 @@ def test_the_bar_of_a_run_with_grpo_never_goes_back():
 def test_samples_that_make_no_sense_are_refused(changes, match):
     with pytest.raises(UserError, match=match):
         dataclasses.replace(SAMPLES, **changes)
+
+
+@pytest.mark.filterwarnings("default")  # Of the tracker's own packages.
+def test_a_mirror_shows_every_run_of_grpo_on_a_page_of_its_own(posttrained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, root, _ = posttrained
+    study = read_study_map(root)
+    mirror = open_mirror("tensorboard", root)
+    mirror.poll(study)
+    mirror.close()
+    for planned in (one for run in study.runs for one in run.grpo):
+        shown = EventAccumulator(str(root / "tensorboard" / planned.train.name)).Reload()
+        rows = list(read_rows(root / planned.train.path / "steps.jsonl", GrpoStepRow))
+        for name, expected in {
+            "grpo/reward": [(row.step, row.reward) for row in rows],
+            "grpo/gradient_l1_norm": [(row.step, row.gradient_l1_norm) for row in rows],
+            "grpo/divergence": [(row.step, row.divergence) for row in rows],
+            "router/z_loss": [(row.step, sum(row.z_loss) / len(row.z_loss)) for row in rows],
+        }.items():
+            found = [(event.step, event.value) for event in shown.Scalars(name)]
+            assert [step for step, _ in found] == [step for step, _ in expected]
+            assert [v for _, v in found] == pytest.approx([v for _, v in expected], rel=1e-6)
+
+
+def test_a_divergence_that_is_not_taken_has_no_point():
+    told = dict.fromkeys(GRPO_FIGURES, 1.0) | {"divergence": None, "balance_loss": [1.0, 3.0]}
+    shown = _grpo_figures(told | {"z_loss": [0.5]})
+    assert "grpo/divergence" not in shown
+    assert (shown["router/balance_loss"], shown["router/z_loss"]) == (2.0, 0.5)
+    greedy = {"source": "gsm8k", "reward": None, "share_ungradable": 0.0, "response_tokens": None}
+    assert _validation_figures(greedy) == {"validation/gsm8k/share_ungradable": 0.0}

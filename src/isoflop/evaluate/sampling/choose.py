@@ -59,7 +59,7 @@ def _choose_native(
     top_k = min(sampling.top_k or vocabulary, vocabulary)
     inverse = 1 / sampling.temperature if sampling.temperature else 0.0
     sizes = (rows, vocabulary, inverse, sampling.top_p, top_k)
-    rooms = (*torch.empty(3, vocabulary), torch.empty(vocabulary, dtype=torch.int32))
+    rooms = (*torch.empty(3, vocabulary).unbind(), torch.empty(vocabulary, dtype=torch.int32))
     given = (logits.float().contiguous(), uniform.double().contiguous())
     log_probs = torch.empty(rows) if with_log_probs else None
     call(torch.float32, "draw_tokens", *given, *sizes, *rooms, tokens, log_probs)

@@ -29,6 +29,9 @@ from isoflop.model.moe import MoE
 from isoflop.model.transformer import Transformer
 from isoflop.tokens.tokenizer import Tokenizer
 
+DRAWS_AHEAD = 32
+"""Numbers drawn at once for the next tokens of a sample. Chosen."""
+
 
 @dataclass
 class _Running:
@@ -131,13 +134,16 @@ class _Batch:
         self.cache = model.empty_cache(places, capacity)
         self.decoder = make_decoder(model, self.cache)
         self.running: list[_Running | None] = [None] * places
+        self.busy = np.zeros(places, dtype=np.bool_)
+        """Whether a sample runs at each place. An array: a list of places costs as much as a product."""
         self.record = record
-        self.prompt_experts: dict[int, Tensor] = {}
+        self.prompt_experts: dict[int, NDArray[np.int16]] = {}
         """Of each request's prompt, where experts are recorded."""
         self.newest = np.zeros(places, dtype=np.int64)
         """The token chosen last, and where in the sequence it stands."""
         self.position = np.zeros(places, dtype=np.int64)
         self.seeds = np.zeros(places, dtype=np.uint64)
+        self.drawn = np.zeros((places, DRAWS_AHEAD))
         self.counts = np.zeros(places, dtype=np.int64)
         """Tokens chosen for each place's sample, and how many it may have."""
         self.most = np.zeros(places, dtype=np.int64)
@@ -155,11 +161,11 @@ class _Batch:
     def run(self) -> Iterator[Sample]:
         """Every sample, as it finishes."""
         while True:
-            free = [place for place, sample in enumerate(self.running) if sample is None]
-            if free and self.waiting:
+            if self.waiting and not self.busy.all():
+                free = np.flatnonzero(~self.busy).tolist()
                 # Some may end with their first token: their places are free again.
                 yield from self._enter(free[: len(self.waiting)])
-            elif len(free) < len(self.running):
+            elif self.busy.any():
                 yield from self._step()
             else:
                 return
@@ -174,7 +180,8 @@ class _Batch:
         for number, computed in zip(missing, self.computer.compute(prompts), strict=True):
             self.computed[number] = computed
             if self.record:
-                self.prompt_experts[number] = self.computer.all_experts(computed)
+                experts = self.computer.all_experts(computed)
+                self.prompt_experts[number] = experts.to("cpu", torch.int16).numpy()
         for number in numbers:
             of_prompt = [
                 place for place, (other, _) in zip(places, entering, strict=True) if other == number
@@ -184,18 +191,22 @@ class _Batch:
             length = len(self.requests[number].prompt)
             room = self.model.config.sequence_length - length
             self.running[place] = _Running(number, seed)
+            self.busy[place] = True
             self.position[place] = length - 1
             self.seeds[place], self.counts[place] = seed % 2**64, 0
             self.most[place] = min(room, self.sampling.max_new_tokens)
-        logits = torch.stack([self.computed[number].logits for number, _ in entering])
+        # Each prompt's once: a stack of a row for every sample costs ten times as much.
+        rows = {number: place for place, number in enumerate(numbers)}
+        each = torch.stack([self.computed[number].logits for number in numbers])
+        logits = each[[rows[number] for number, _ in entering]]
         still = {number for number, _ in self.waiting}
         self.computed = {number: one for number, one in self.computed.items() if number in still}
-        return self._choose(places, logits)
+        return self._choose(np.array(places), logits)
 
     @torch.inference_mode()
     def _step(self) -> list[Sample]:
         """One more token for every running sample."""
-        used = [place for place, sample in enumerate(self.running) if sample is not None]
+        used = np.flatnonzero(self.busy)
         logits = self.decoder.step(self.newest, self.position)
         if self.record:
             chosen = self.decoder.experts().cpu().numpy().transpose(1, 0, 2)
@@ -203,11 +214,10 @@ class _Batch:
             self.experts[np.arange(len(self.counts)), self.counts - 1] = chosen
         return self._choose(used, logits if len(used) == len(self.running) else logits[used])
 
-    def _choose(self, places: list[int], logits: Tensor) -> list[Sample]:
+    def _choose(self, places: NDArray[np.int64], logits: Tensor) -> list[Sample]:
         """Give each place's sample its next token; those that this ends."""
         counts = self.counts[places]
-        drawn = uniforms(self.seeds[places], counts.astype(np.uint64))
-        uniform = torch.from_numpy(drawn).to(self.device)
+        uniform = torch.from_numpy(self._uniforms(places, counts)).to(self.device)
         chosen, log_probs = choose(logits, self.sampling, uniform, with_log_probs=self.record)
         if log_probs is not None:
             self.log_probs[places, counts] = log_probs.cpu().numpy()
@@ -217,26 +227,38 @@ class _Batch:
         tokens = np.where(lost, 0, tokens)
         self.newest[places] = self.tokens[places, counts] = tokens
         self.position[places] += 1
-        self.counts[places] += 1
+        self.counts[places] = counts + 1
         ended = (tokens == self.end_of_text_id) & ~lost
-        full = self.counts[places] >= self.most[places]
+        full = counts + 1 >= self.most[places]
         # Few samples end at one step: only they, and those that may hold a stop text, are looked at.
         suspects = ended | full | self.stops.may_end(tokens) | lost
         return [
             sample
             for index in np.flatnonzero(suspects).tolist()
-            if (sample := self._ended(places[index], bool(ended[index]), bool(lost[index])))
+            if (sample := self._ended(int(places[index]), bool(ended[index]), bool(lost[index])))
             is not None
         ]
+
+    def _uniforms(
+        self, places: NDArray[np.int64], counts: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """The number of each place's next draw; many of a sample are made together."""
+        within = counts % DRAWS_AHEAD
+        due = places[within == 0]
+        if due.size:
+            ahead = self.counts[due, None] + np.arange(DRAWS_AHEAD)
+            self.drawn[due] = uniforms(self.seeds[due, None], ahead.astype(np.uint64))
+        return self.drawn[places, within]
 
     def _ended(self, place: int, ended: bool, lost: bool) -> Sample | None:
         """The sample at this place, if its newest token is its last, or if there was none for it."""
         running, count = self.running[place], int(self.counts[place])
         assert running is not None
         said = tuple(self.tokens[place, : count - (ended or lost)].tolist())
-        if not (ended or lost or self.stops.in_newest(said) or count >= self.most[place]):
+        if not (ended or lost or count >= self.most[place] or self.stops.in_newest(said)):
             return None
         self.running[place] = None
+        self.busy[place] = False
         if lost:
             # Attention's zeros times a NaN that stays here would be NaN in the next sample.
             for layer in self.cache:
@@ -254,7 +276,7 @@ class _Batch:
         )
 
     def _recorded(self, running: _Running, place: int) -> SampleRecord:
-        prompt = self.prompt_experts[running.request].to("cpu", torch.int16).numpy()
+        prompt = self.prompt_experts[running.request]
         own = self.experts[place, : self.counts[place] - 1].transpose(1, 0, 2)
         return SampleRecord(
             log_probs=self.log_probs[place, : self.counts[place]].copy(),

@@ -17,7 +17,16 @@ from typing import Any
 
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.tasks.columns import name_of, text_of, texts_of
-from isoflop.evaluate.tasks.problem import BadRowError, Hub, Item, Split, Style, Task, Template
+from isoflop.evaluate.tasks.problem import (
+    ANOTHER_SPLIT,
+    BadRowError,
+    Hub,
+    Item,
+    Split,
+    Style,
+    Task,
+    Template,
+)
 from isoflop.evaluate.tasks.programs import (
     humaneval_plus_program,
     humaneval_program,
@@ -59,7 +68,7 @@ def parse_mbpp(row: Mapping[str, Any]) -> Item:
     is_test = name in {str(number) for number in MBPP_TEST_IDS}
     is_shot = name in {str(number) for number in MBPP_PROMPT_IDS}
     if not is_test and not is_shot:
-        raise BadRowError("another split", "neither a test nor a row for prompts")
+        raise BadRowError(ANOTHER_SPLIT, "neither a test nor a row for prompts")
     split: Split = "test" if is_test else "shots"
     question = _with_tests(text_of(row, "text", "prompt"), texts_of(row, "test_list"))
     code = text_of(row, "code")

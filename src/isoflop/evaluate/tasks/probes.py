@@ -14,7 +14,7 @@ from typing import Any
 from isoflop.config import UserError, from_dict
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.tasks.columns import name_of, text_of
-from isoflop.evaluate.tasks.problem import BadRowError, Item, Task, Template
+from isoflop.evaluate.tasks.problem import ANOTHER_SPLIT, BadRowError, Item, Task, Template
 from isoflop.records import EvaluationItem
 
 MAX_NEW_TOKENS = 64
@@ -51,7 +51,7 @@ def parse_held_out(row: Mapping[str, Any]) -> Item:
 
 def _of_split(row: Mapping[str, Any], split: str) -> Item:
     if row.get("split") != split:
-        raise BadRowError("another split")
+        raise BadRowError(ANOTHER_SPLIT)
     return parse_probe(row)
 
 

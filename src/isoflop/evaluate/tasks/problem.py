@@ -33,6 +33,10 @@ Split = Literal["test", "shots"]
 """What a row may be used for: to be asked, or to stand as a worked example before a question."""
 
 
+ANOTHER_SPLIT = "another split"
+"""Reason of rows that are sound, but not of the part of the data that is asked."""
+
+
 class BadRowError(ValueError):
     """One row that cannot be asked; the loader sets it aside with its reason."""
 

@@ -1,0 +1,35 @@
+"""The frozen model from which the divergence is taken."""
+
+import dataclasses
+from pathlib import Path
+
+from isoflop.config import UserError
+from isoflop.model.checkpoint import load_checkpoint
+from isoflop.model.config import ModelConfig
+from isoflop.model.transformer import Transformer
+
+NOT_COMPUTED_WITH = ("init_std",)
+"""Fields of a model's config that a loaded checkpoint's numbers do not depend on."""
+
+
+def load_reference(folder: Path, policy: ModelConfig, device: str) -> Transformer:
+    """The checkpoint, frozen.
+
+    Raises:
+        UserError: no checkpoint, or one of another shape or vocabulary than the policy's. Log-probabilities
+            over other tokens cannot be compared, and experts are replayed layer by layer.
+    """
+    reference = load_checkpoint(folder, device=device)
+    differing = [
+        f"{field.name}={getattr(reference.config, field.name)} instead of "
+        f"{getattr(policy, field.name)}"
+        for field in dataclasses.fields(policy)
+        if field.name not in NOT_COMPUTED_WITH
+        and getattr(reference.config, field.name) != getattr(policy, field.name)
+    ]
+    if differing:
+        raise UserError(
+            f"{folder}: the reference has {', '.join(differing)} of the model that is trained; "
+            "give a checkpoint of the same shape and vocabulary"
+        )
+    return reference.requires_grad_(False)
