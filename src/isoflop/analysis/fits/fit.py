@@ -215,8 +215,9 @@ def coefficients(
     """Every coefficient with its interval, and whether it is identified.
 
     Along a direction that costs nothing the replicates stay where the best fit stood, and then the
-    bootstrap's intervals are too narrow: where one coefficient is stuck so, all intervals are the
-    profiles', which do follow it.
+    bootstrap's intervals are too narrow, and the profiles', which follow it from one best fit alone,
+    are not wide enough for every coefficient either (docs/results/analysis/README.md): where one
+    coefficient is stuck so, every interval reaches as far as the wider of the two.
     """
     law = points.law
     values, spread = named_values(law, best), named_values(law, drawn)
@@ -263,7 +264,7 @@ def _told(
         ends = (_outer(low, profile.low, min), _outer(high, profile.high, max))
         return ends, "not identified"
     if stuck and comparable and profile.low is not None and profile.high is not None:
-        low, high = profile.low, profile.high
+        low, high = min(low, profile.low), max(high, profile.high)
     elif stuck:
         return (None, None), "not identified"
     weak = low * high <= 0 or max(abs(low), abs(high)) > WEAK_FACTOR * min(abs(low), abs(high))
