@@ -158,6 +158,12 @@ def test_a_reference_without_a_divergence_is_refused(home, call):
     assert "has no effect with divergence_coefficient=0" in error
 
 
+def test_answers_may_be_as_long_as_the_model_reads(call):
+    """No memory is asked for tokens that cannot come."""
+    status, _, error = call("--set", "max_response_tokens=1000000000000")
+    assert status == 0, error
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -167,6 +173,8 @@ def test_a_reference_without_a_divergence_is_refused(home, call):
         ({"more": ("--validate", "probes")}, "must have the form TASK=FILE"),
         ({"more": ("--set", "samples_per_prompt=1")}, "use at least 2"),
         ({"more": ("--set", "prompts_per_step=8")}, "fewer than prompts_per_step=8"),
+        ({"more": ("--device", "tpu")}, "device='tpu' must be cpu, or cuda"),
+        ({"more": ("--reference", "nowhere")}, "nowhere: no checkpoint here"),
     ],
 )
 def test_bad_input_is_one_line(call, given, message):

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from isoflop.allocator import keep_freed_memory
 from isoflop.config import UserError
 from isoflop.evaluate.tasks.load import problems_digest
@@ -68,6 +70,7 @@ def run_grpo(
             f"reward_name={reward_name!r}: a reward of your own needs a name of its own, by which its "
             "runs are told from others', and only such a reward has one"
         )
+    _check_device(device)
     if reference is not None and config.divergence_coefficient == 0:
         raise UserError(
             f"reference={reference} has no effect with divergence_coefficient=0; set that above 0, "
@@ -113,6 +116,12 @@ def run_grpo_in(
             sets = _sets(config, sandbox, own)
             _work(folder, checkpoint, tokenizer, config, sets, progress, device, device_name)
     forget_state(folder.path)
+
+
+def _check_device(device: str) -> None:
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"device={device!r} must be cpu, or cuda where PyTorch finds a GPU")
 
 
 def _sandbox(config: GrpoConfig) -> Sandbox:

@@ -307,6 +307,36 @@ def test_a_part_that_is_not_whole_is_named_and_can_be_deleted(
     same(whole, folder)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_says_what_to_lower_and_loses_no_part(
+    checkpoint, tokenizer, make_config, problems, tmp_path, monkeypatch, error
+):
+    given = (checkpoint, tokenizer, make_config(), problems)
+    whole = trained(tmp_path / "whole", *given)
+    original, calls = rollouts._sample, []
+
+    def sample(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(rollouts, "_sample", sample)
+    with pytest.raises(UserError, match=r"lower micro_batch_answers=4, batch_sequences=6 or max_"):
+        trained(tmp_path / "cut", *given)
+    trained(tmp_path / "cut", *given)
+    same(whole, tmp_path / "cut")
+    # Seven calls: two parts in each of three steps, one of them twice.
+    assert len(calls) == 7
+
+
 @pytest.mark.parametrize("keep", [0.5, 0.0])
 def test_a_truncated_state_is_told_in_one_line(
     checkpoint, tokenizer, make_config, problems, tmp_path, monkeypatch, keep

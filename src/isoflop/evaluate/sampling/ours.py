@@ -147,7 +147,8 @@ class _Batch:
         self.counts = np.zeros(places, dtype=np.int64)
         """Tokens chosen for each place's sample, and how many it may have."""
         self.most = np.zeros(places, dtype=np.int64)
-        self.tokens = np.zeros((places, sampling.max_new_tokens), dtype=np.int64)
+        most = min(sampling.max_new_tokens, model.config.sequence_length)
+        self.tokens = np.zeros((places, most), dtype=np.int64)
         self.log_probs = np.zeros(self.tokens.shape if record else (0, 0), dtype=np.float32)
         self.experts = self._room_for_experts()
         """Chosen for each place's tokens as they were read again."""
