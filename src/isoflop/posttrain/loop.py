@@ -58,7 +58,6 @@ from isoflop.posttrain.update import NOTHING_SEEN, UpdateResult, score, update
 from isoflop.records import atomic_file, flush_to_disk, write_rows
 from isoflop.tokens.tokenizer import Tokenizer
 from isoflop.train.state import (
-    STATE_FILE,
     append_row,
     finish_rows,
     load_state,
@@ -169,11 +168,6 @@ def _flush_answers(folder: Path, steps: range) -> None:
     for step in steps:
         flush_to_disk(_answers_path(folder, step))
     flush_to_disk(folder / "answers")
-
-
-def forget_state(folder: Path) -> None:
-    """Delete what a run goes on from; only once its folder is marked as complete."""
-    (folder / STATE_FILE).unlink(missing_ok=True)
 
 
 def make_optimizer(model: Transformer, config: GrpoConfig) -> torch.optim.AdamW:

@@ -15,12 +15,13 @@ from isoflop.evaluate.tasks.load import problems_digest
 from isoflop.evaluate.tasks.run import file_digest
 from isoflop.folders import StageFolder, stage_folder, working_in
 from isoflop.posttrain.config import GrpoConfig
-from isoflop.posttrain.loop import GrpoRun, Progress, forget_state, train_grpo
+from isoflop.posttrain.loop import GrpoRun, Progress, train_grpo
 from isoflop.posttrain.page import write_page
 from isoflop.posttrain.problems import ProblemSet, load_problems
 from isoflop.posttrain.rewards import RewardFunction
 from isoflop.sandbox import Limits, Sandbox
 from isoflop.tokens.tokenizer import Tokenizer
+from isoflop.train.state import forget_state
 
 
 @dataclass(frozen=True, kw_only=True)

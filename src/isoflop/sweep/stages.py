@@ -154,6 +154,8 @@ def train_and_evaluate(
     # torch is imported here: only workers need it, and it takes seconds.
     import torch
 
+    from isoflop.train.state import forget_state
+
     train = study.experiment.train
     rank = int(os.environ.get("RANK", "0")) if layout else 0
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -169,6 +171,7 @@ def train_and_evaluate(
             if rank == 0:
                 folder.finish()
     if rank == 0:
+        forget_state(folder.path)
         evaluate_stage(
             study,
             root,

@@ -17,7 +17,7 @@ from isoflop.train.config import TrainConfig
 from isoflop.train.engine import build_model, settle_engine
 from isoflop.train.optim import make_optimizer
 from isoflop.train.ranks import ALONE, Ranks
-from isoflop.train.state import RANKS_STATE, STATE_FILE, load_state, save_state
+from isoflop.train.state import RANKS_STATE, load_state, save_state
 from isoflop.train.step import Decoder, StepResult, train_step
 
 
@@ -38,9 +38,6 @@ class Computation(Protocol):
 
     def save(self, folder: Path, step: int, digest: str) -> None:
         """Replace the saved state by that after `step`."""
-
-    def discard(self, folder: Path) -> None:
-        """Delete the saved state: the run is done."""
 
     def keep(self, folder: Path) -> None:
         """Write the weights as a checkpoint."""
@@ -86,10 +83,6 @@ class OneProcess:
     def save(self, folder: Path, step: int, digest: str) -> None:
         """See Computation."""
         save_state(folder, step, self.model, self.optimizer, digest)
-
-    def discard(self, folder: Path) -> None:
-        """See Computation."""
-        (folder / STATE_FILE).unlink(missing_ok=True)
 
     def keep(self, folder: Path) -> None:
         """See Computation."""

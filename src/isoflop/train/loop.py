@@ -102,7 +102,7 @@ def _mean(layers: list[Tensor]) -> tuple[float, ...]:
 def train_run(
     run: TrainingRun, folder: Path, progress: Progress, computation: Computation | None = None
 ) -> None:
-    """Train to the end, from the folder's saved state if there is one.
+    """Train to the end, from the folder's saved state if there is one, which stays: see `forget_state`.
 
     Args:
         computation: Who computes; None: this process alone. Of several ranks each calls this,
@@ -139,7 +139,6 @@ def train_run(
             computation.save(folder, step, run.digest)
             clock.saved()
     rows.finish()
-    computation.discard(folder)
 
 
 def _step(run: TrainingRun, computation: Computation, step: int) -> StepResult:

@@ -10,6 +10,7 @@ the state are dropped on resume; the run then makes the same ones again.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,13 @@ def load_state(
         copy_into(_tensors(model, optimizer), tensors, path)
     drop_later_rows(folder, step, files, STATE_FILE)
     return step
+
+
+def forget_state(folder: Path) -> None:
+    """Delete what a run goes on from, of one process and of several ranks; only once the run's folder is
+    marked as complete: a kill before that would repeat the whole run."""
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / RANKS_STATE, ignore_errors=True)
 
 
 def drop_later_rows(folder: Path, step: int, files: RowFiles, state: str) -> None:

@@ -10,7 +10,7 @@ from array import array
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isoflop.config import UserError
@@ -89,7 +89,6 @@ def test_a_document_keeps_its_side_when_others_join_and_changes_it_with_the_seed
     assert held_out(1000, 1) != few
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=30, unique=True),
     st.floats(0.001, 0.999),

@@ -58,7 +58,6 @@ def test_the_estimate_is_the_jaccard_similarity_within_its_error(changed):
     assert changed or errors == [0.0] * 10
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.text(max_size=40), st.integers(1, 6))
 def test_shingles_are_those_of_the_tokens(text, n):
     found = tokens(text)
@@ -139,7 +138,7 @@ def test_duplicates_are_those_of_the_slow_search_over_all_pairs(tmp_path, monkey
     assert found_on_disk(signed[:1], config, tmp_path / "one") == [-1]
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), max_size=30))
 def test_chains_of_kept_texts_give_what_lists_of_them_would(rows):
     # Four bands of one place each: every candidate that is similar enough shares a band.

@@ -58,7 +58,7 @@ def test_what_does_not_compile_and_why(text, kind):
         assert "\n" not in error
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(max_size=60))
 def test_any_text_gets_an_answer_that_agrees_with_compile(text):
     try:
@@ -95,7 +95,6 @@ def test_shares_of_comments(text, of_tokens, of_lines):
     assert shares.of_lines == pytest.approx(of_lines)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.floats(-50, 10), st.floats(0, 1), st.floats(0, 1))
 def test_the_corrected_penalty_never_helps_and_the_published_one_helps_the_bad(
     score, tokens, lines

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -104,7 +104,6 @@ def test_a_line_without_the_id_field_is_set_aside(tmp_path):
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     st.lists(texts, min_size=1, max_size=8), st.sampled_from([".jsonl", ".jsonl.gz", ".jsonl.zst"])
 )

@@ -92,7 +92,7 @@ def test_filling_behind_a_sequence_that_ends_with_the_context_spoils_nothing():
     check(asked, 4)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_sequences(data):
     begin = st.sampled_from([(), SHOTS, SHOTS[:17], SHOTS + QUESTIONS[0]])

@@ -66,12 +66,7 @@ def test_task_loss_equals_the_slow_definition(model, merging):
         assert loss.num_bytes == len(answer.encode())
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text("the sorp12é", min_size=1, max_size=14), cut=st.integers(0, 13))
 def test_task_loss_equals_the_slow_definition_on_any_cut(model, merging, text, cut):
     cut = min(cut, len(text) - 1)

@@ -186,7 +186,7 @@ def test_more_experts_leave_active_parameters_and_megatron_count_alone(config, m
     assert difference == 6 * added
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(configs())
 def test_the_built_model_has_as_many_parameters(config):
     model = Transformer(config)
@@ -195,7 +195,7 @@ def test_the_built_model_has_as_many_parameters(config):
     assert router_params(config) == sum(routers)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(configs(), st.integers(1, 3))
 def test_flops_equal_those_that_torch_counts(config, batch):
     # The kernels compute attention's scores twice, which no count of the model's own work holds.

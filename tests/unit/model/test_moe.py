@@ -74,7 +74,7 @@ def shapes(draw):
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     shape=shapes(),
     num_tokens=st.integers(1, 40),
@@ -183,7 +183,7 @@ def test_gradient_of_the_output_reaches_the_router():
     assert gradient.abs().max() > 0
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(shape=shapes(), num_tokens=st.integers(1, 30))
 def test_expert_counts_sum_to_tokens_times_k(shape, num_tokens):
     generator = torch.Generator().manual_seed(num_tokens)

@@ -38,7 +38,7 @@ texts = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(texts)
 def test_every_sequence_is_there_and_neighbours_share_their_prompt(pairs):
     prompts, others = zip(*pairs, strict=True)

@@ -33,7 +33,7 @@ def test_softmax_orders_by_hand():
     torch.testing.assert_close(before.weights, torch.tensor([[5 / 8, 2 / 8]]))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(num_experts=st.integers(2, 12), data=st.data())
 def test_weights_sum_to_one_after_and_to_the_chosen_share_before(num_experts, data):
     top_k = data.draw(st.integers(1, num_experts))
@@ -77,7 +77,7 @@ def test_balance_loss_by_hand_for_uneven_use():
     assert balance_loss(all_on_one, "micro").item() == pytest.approx(3.0)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(num_experts=st.integers(2, 8), seed=st.integers(0, 999), data=st.data())
 def test_balance_loss_exceeds_one_when_one_expert_is_preferred(num_experts, seed, data):
     top_k = data.draw(st.integers(1, num_experts - 1))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isoflop.config import UserError
@@ -164,7 +164,6 @@ def test_k3_is_bounded():
     assert found.item() == MAX_DIVERGENCE
 
 
-@settings(deadline=None)
 @given(st.data(), st.sampled_from(["token_mean", "sequence_mean", "constant"]))
 def test_parts_of_a_batch_add_up_to_the_whole(data, how):
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=6))

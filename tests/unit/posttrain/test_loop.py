@@ -14,6 +14,7 @@ from isoflop.posttrain.left_out import left_out_lines
 from isoflop.posttrain.loop import GrpoRun, train_grpo
 from isoflop.posttrain.rows import GrpoStepRow, GrpoValidationRow, LeftOutRow, RolloutRow
 from isoflop.records import SetAside, read_rows
+from isoflop.train.state import forget_state
 
 DIGITS = "0123456789"
 
@@ -33,7 +34,7 @@ def run(checkpoint, tokenizer, config, problems, **changes) -> GrpoRun:
 def trained(folder, *given, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     train_grpo(run(*given, **changes), folder, lambda done, total, reward: None)
-    loop.forget_state(folder)
+    forget_state(folder)
     return folder
 
 

@@ -218,7 +218,7 @@ def test_what_cannot_be_mixed_is_refused(shards, tmp_path):
         make_mixture(shards).batch(-1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=8), st.integers(1, 12), st.integers(0, 9))
 def test_validation_sequences_are_spread_over_the_file(tmp_path_factory, lengths, length, wanted):
     shard = make_shard(tmp_path_factory.mktemp("validation") / "v", lengths)

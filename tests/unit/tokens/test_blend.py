@@ -8,7 +8,7 @@ from isoflop.tokens.blend import BLOCK_SAMPLES, Blend
 SHARES = st.lists(st.floats(0.001, 1.0), min_size=1, max_size=9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SHARES)
 def test_shares_are_met_within_one_sample_at_every_prefix(shares):
     blend = Blend(shares)
@@ -37,7 +37,7 @@ def test_each_sample_of_a_source_is_given_once_and_in_order():
         assert len(of_source) == blend.counts(2 * BLOCK_SAMPLES + 7)[source]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(SHARES, st.integers(0, 2 * BLOCK_SAMPLES), st.integers(0, 2 * BLOCK_SAMPLES))
 def test_any_part_equals_the_part_of_the_whole(shares, first, length):
     whole_sources, whole_numbers = Blend(shares).samples(0, first + length)

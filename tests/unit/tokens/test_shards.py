@@ -73,7 +73,7 @@ def test_a_shard_gives_back_what_was_written(prefix):
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.lists(st.integers(0, 69_999), min_size=1, max_size=8), st.text()), max_size=8

@@ -101,7 +101,7 @@ def test_hard_texts_return_as_they_were_and_never_end_a_document(tokenizer, text
     assert tokenizer.end_of_text_id not in tokens
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(max_size=4))
 def test_any_text_returns_as_it_was(tokenizer, text, tail):
     text += END + tail.encode(errors="replace").decode()
@@ -112,7 +112,7 @@ def test_any_text_returns_as_it_was(tokenizer, text, tail):
     assert tokenizer.encode_batch([text, tail.encode(errors="replace").decode()])[0] == tokens
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_spans_cover_the_text_without_gap(tokenizer, text):
     spans = tokenizer.spans(text)

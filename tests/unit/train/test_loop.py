@@ -16,7 +16,6 @@ from isoflop.model.checkpoint import load_checkpoint
 from isoflop.model.transformer import Transformer, next_token_loss
 from isoflop.records import LossRow, MixtureRow, StepRow, TimingRow, read_rows
 from isoflop.train.loop import ValidationSet, train_run, validate
-from isoflop.train.state import STATE_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -236,11 +235,10 @@ def test_a_validation_loss_that_is_not_finite_is_told(tmp_path):
         train_run(tiny_run(tmp_path, train), tmp_path, quiet)
 
 
-def test_progress_hears_every_row_and_no_state_is_left(tmp_path):
+def test_progress_hears_every_row(tmp_path):
     heard = []
     train_run(tiny_run(tmp_path), tmp_path, lambda done, total, speed: heard.append((done, total)))
     assert heard == [(step, 20) for step in (3, 6, 9, 10, 12, 15, 18, 20)]
-    assert not (tmp_path / STATE_FILE).exists()
 
 
 def test_training_time_grows_and_leaves_validation_out(plain):

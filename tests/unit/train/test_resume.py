@@ -13,7 +13,7 @@ import torch
 from fakes import tiny_run, tiny_train
 from isoflop.config import UserError
 from isoflop.train.loop import train_run
-from isoflop.train.state import STATE_FILE
+from isoflop.train.state import STATE_FILE, forget_state
 
 
 class KilledError(Exception):
@@ -56,6 +56,16 @@ def test_a_resumed_run_leaves_the_same_bytes(tmp_path, whole, kills):
         kill_at(tmp_path, step)
     train_run(tiny_run(tmp_path), tmp_path, quiet)
     assert results(tmp_path) == whole
+
+
+def test_a_run_killed_before_it_is_marked_as_complete_repeats_nothing_saved(tmp_path, whole):
+    train_run(tiny_run(tmp_path), tmp_path, quiet)
+    heard = []
+    train_run(tiny_run(tmp_path), tmp_path, lambda done, *_: heard.append(done))
+    assert heard == []
+    assert results(tmp_path) == whole
+    forget_state(tmp_path)
+    assert not (tmp_path / STATE_FILE).exists()
 
 
 def test_a_run_killed_before_its_first_state_begins_again(tmp_path, whole):

@@ -19,7 +19,6 @@ from isoflop.train.optim import make_optimizer
 from isoflop.train.parallel.mesh import OverRanks
 from isoflop.train.parallel.model import ShardedGradients, gather_weights, shard_model
 from isoflop.train.parallel.state import (
-    discard_ranks_state,
     load_ranks_state,
     make_moments,
     save_ranks_state,
@@ -91,12 +90,6 @@ class ManyProcesses:
         """See Computation."""
         given = (self._gradients, self._optimizer, self._ranks)
         save_ranks_state(folder, step, *given, digest)
-
-    def discard(self, folder: Path) -> None:
-        """See Computation."""
-        self._ranks.wait()
-        if self.ranks.rank == 0:
-            discard_ranks_state(folder)
 
     def keep(self, folder: Path) -> None:
         """See Computation."""

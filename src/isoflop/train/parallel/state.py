@@ -148,11 +148,6 @@ def make_moments(
         }
 
 
-def discard_ranks_state(folder: Path) -> None:
-    """The run is done; rank 0 calls this."""
-    shutil.rmtree(folder / RANKS_STATE, ignore_errors=True)
-
-
 def _states(folder: Path, *, whole: bool) -> list[Path]:
     """States in the order of their steps: the whole ones, or those that a kill cut short."""
     found = sorted((folder / RANKS_STATE).glob(f"{STEP_PREFIX}*"))

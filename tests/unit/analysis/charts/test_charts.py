@@ -34,7 +34,7 @@ def tags(text):
     return [re.sub(r"{.*}", "", e.tag) for e in ElementTree.fromstring(text).iter()]
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(NUMBERS, min_size=2, max_size=6, unique=True), st.sampled_from(["linear", "log"]))
 def test_marks_keep_their_order_and_lie_inside_the_plot(values, scale):
     axis = Axis(label="x", scale=scale)
@@ -50,7 +50,7 @@ def test_marks_keep_their_order_and_lie_inside_the_plot(values, scale):
         assert frame.x(value) + turned.x(value) == NEAR(LEFT + WIDTH - RIGHT, abs=1e-6)
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(NUMBERS, NUMBERS, st.sampled_from(["linear", "log"]))
 def test_ticks_are_few_even_and_inside(a, b, scale):
     low, high = span(Axis(label="x", scale=scale), [a, b])

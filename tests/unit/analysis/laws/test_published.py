@@ -222,7 +222,7 @@ def test_names_that_are_no_law_or_no_coefficients_list_those_there_are():
         published_values(find_law("chinchilla"), "epoch")
 
 
-@settings(derandomize=True, max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(sorted(LAWS)), st.integers(0, 1000))
 def test_tables_drawn_without_noise_hold_the_law_itself(name, seed):
     law = LAWS[name]

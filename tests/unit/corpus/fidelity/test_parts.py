@@ -50,7 +50,7 @@ def test_functions_find_their_counterparts(before, after, expected):
     assert matched(before, after) == expected
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(*[st.lists(st.sampled_from(["f", "F", "g", "g_", "hI", "h_i", "_x"]), max_size=5)] * 2)
 def test_no_counterpart_is_taken_twice(before, after):
     sources = [
@@ -178,7 +178,6 @@ def test_reports_are_found_among_what_a_program_prints():
     assert reports_in(stdout) == {0: {"call": 0}, 2: {"call": 2}}
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.integers(0, 200), st.integers(0, 200))
 def test_wilson_s_interval_holds_the_share_and_shrinks(successes, more):
     trials = successes + more

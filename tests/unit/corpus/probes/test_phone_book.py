@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -85,7 +85,6 @@ def test_places_with_words_of_their_own_share_none():
     assert len(set(first) | set(second)) == 100
 
 
-@settings(deadline=None, derandomize=True)
 @given(
     st.integers(1, 60),
     st.integers(0, 500),

@@ -2,13 +2,12 @@
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isoflop.corpus.probes.texts import draw_distinct, spread_evenly
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.integers(0, 60), st.integers(0, 30), st.integers(0, 30), st.integers(0, 9))
 def test_drawn_numbers_are_different_and_allowed(spare, count, num_excluded, seed):
     total = count + num_excluded + spare
@@ -22,7 +21,6 @@ def test_totals_beyond_machine_words_can_be_drawn_from():
     assert len(set(draw_distinct(10**40, 100, frozenset(), random.Random(0)))) == 100
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 20), min_size=1), st.data())
 def test_a_spread_sums_to_the_count_and_no_place_could_be_more_even(capacities, data):
     count = data.draw(st.integers(0, sum(capacities)))

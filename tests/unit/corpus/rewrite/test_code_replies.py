@@ -282,7 +282,7 @@ def test_thousands_of_broken_replies_crash_nothing():
     assert min(outcomes.values()) > 500
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(), st.booleans())
 def test_any_text_has_an_outcome(reply, complete):
     assert isinstance(
@@ -290,7 +290,7 @@ def test_any_text_has_an_outcome(reply, complete):
     )
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([*PIECES, "a\n", "~~~\n", "# x\n", "    ```\n"]), max_size=40))
 def test_every_line_is_in_one_section_or_block(pieces):
     text = "".join(pieces)

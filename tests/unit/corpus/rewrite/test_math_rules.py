@@ -130,7 +130,7 @@ LINES = st.sampled_from(
 )
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(LINES, max_size=60))
 def test_nothing_is_added_and_no_formula_is_touched(lines):
     page = "\n".join(lines)
@@ -143,7 +143,7 @@ def test_nothing_is_added_and_no_formula_is_touched(lines):
     assert all(number > 0 for number in removed.values())
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_any_page_has_a_result_and_a_second_pass_takes_little(page):
     once, _ = tidy_page(page)

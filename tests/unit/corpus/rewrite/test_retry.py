@@ -1,7 +1,7 @@
 """Waits grow, honour the server and repeat with their seed; dead servers rest and are tried again."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isoflop.config import UserError
@@ -18,7 +18,6 @@ from isoflop.corpus.rewrite.retry import (
 )
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.integers(1, 200), st.integers(0, 10))
 def test_a_wait_lies_between_half_and_all_of_its_doubled_length(tried, seed):
     patience = Patience(first_wait_seconds=1.0, most_wait_seconds=60.0)

