@@ -133,7 +133,7 @@ def outcome(case: Case, table: RunTable, flops: float) -> Outcome:
     offered = [
         (model, flops / model.flops_per_token)
         for model in candidates(table)
-        if Scored.of(model, flops / model.flops_per_token, reach) is not None
+        if Scored.of(model, flops / model.flops_per_token, [reach]) is not None
     ]
     figures = [_truth(case, model, tokens) for model, tokens in offered]
     sign = -1.0 if found.better == "higher" else 1.0

@@ -1,5 +1,6 @@
 """Candidates with their tokens, predictions and draws; which is best, and what to run next."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,23 +75,24 @@ class Scored:
     at_ends: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: Candidate, tokens: float, runs: Runs) -> "Scored | None":
-        """A candidate within reach of the runs; None beyond it."""
-        beyond = []
-        for name, value in _settings(model, tokens).items():
-            if name not in runs.settings:
-                continue
-            low, high = float(runs.settings[name].min()), float(runs.settings[name].max())
-            if name not in runs.varying:
-                if abs(value / low - 1) > 0.05:
+    def of(cls, model: Candidate, tokens: float, learnt: Sequence[Runs]) -> "Scored | None":
+        """A candidate within reach of the runs of every figure; None beyond those of any."""
+        beyond: dict[str, None] = {}
+        for runs in learnt:
+            for name, value in _settings(model, tokens).items():
+                if name not in runs.settings:
+                    continue
+                low, high = float(runs.settings[name].min()), float(runs.settings[name].max())
+                if name not in runs.varying:
+                    if abs(value / low - 1) > 0.05:
+                        return None
+                    continue
+                if value > high * REACH or value < low / REACH:
                     return None
-                continue
-            if value > high * REACH or value < low / REACH:
-                return None
-            if value > high * 1.001:
-                beyond.append(f"{name} {value / high:.3g} times the largest that was run")
-            if value < low * 0.999:
-                beyond.append(f"{name} {low / value:.3g} times below the smallest that was run")
+                if value > high * 1.001:
+                    beyond[f"{name} {value / high:.3g} times the largest that was run"] = None
+                if value < low * 0.999:
+                    beyond[f"{name} {low / value:.3g} times below the smallest that was run"] = None
         return cls(model=model, tokens=tokens, extrapolated=tuple(beyond))
 
     def add(
@@ -200,10 +202,11 @@ def tokens_of(
     return tokens if tokens >= 1 else None
 
 
-def settings_of(sized: list[tuple[Candidate, float]], runs: Runs) -> Settings:
+def settings_of(sized: list[tuple[Candidate, float]], learnt: Sequence[Runs]) -> Settings:
     """The features of candidates, as the surrogates read them."""
     lines = [_settings(model, tokens) for model, tokens in sized]
-    return {name: np.array([line[name] for line in lines]) for name in runs.settings}
+    names = dict.fromkeys(name for runs in learnt for name in runs.settings)
+    return {name: np.array([line[name] for line in lines]) for name in names}
 
 
 def _settings(model: Candidate, tokens: float) -> dict[str, float]:

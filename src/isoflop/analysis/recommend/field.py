@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Float
 
 DRAWS = 400
-SEED = 31
 
 LENGTHS = (0.25, 0.5, 1.0, 2.0, 8.0)
 """Over which a field changes, as shares of a feature's range: from a step of a grid of five to
@@ -78,10 +77,10 @@ class Field:
         return found
 
     def free_draws(
-        self, places: Float[np.ndarray, "places features"]
+        self, places: Float[np.ndarray, "places features"], seed: int
     ) -> Float[np.ndarray, "draws places"]:
         """Draws of the field where nothing is known of it."""
-        generator = np.random.default_rng(SEED + 1)
+        generator = np.random.default_rng((seed, 1))
         shape = (DRAWS, WAVES, places.shape[1])
         # Matern's waves of order 3/2 follow Student's distribution of three degrees of freedom.
         heavy = np.sqrt(3.0 / generator.chisquare(3, size=(DRAWS, WAVES, 1)))

@@ -40,25 +40,25 @@ def next_runs(
     """
     if second is None:
         return ()
-    runs = surrogates[0].runs
-    tokens = sorted(set(runs.settings["tokens"].tolist()))
+    learnt = [surrogate.runs for surrogate in surrogates]
+    tokens = sorted({amount for runs in learnt for amount in runs.settings["tokens"].tolist()})
     chosen = [tokens[-1], tokens[len(tokens) // 2]] if len(tokens) > 1 else tokens
     sized = [
         (model, amount)
         for model in models
         for amount in dict.fromkeys(chosen)
-        if Scored.of(model, amount, runs) is not None
+        if Scored.of(model, amount, learnt) is not None
     ]
     if not sized:
         return ()
     share = weights / weights.sum()
-    places = settings_of(sized, runs)
+    places = settings_of(sized, learnt)
     seen = np.zeros((len(best.draws), len(sized)))
     noise = np.zeros(len(sized))
     for weight, surrogate in zip(share, surrogates, strict=True):
         predicted = surrogate.predict(places)
         seen += weight * predicted.draws
-        scale = 1.0 if runs.is_share else predicted.mean
+        scale = 1.0 if surrogate.runs.is_share else predicted.mean
         noise += (weight * surrogate.noise * scale) ** 2
     gap = best.draws - second.draws
     total = float(gap.var())

@@ -25,11 +25,12 @@ from isoflop.analysis.recommend.choose import (
     settings_of,
     tokens_of,
 )
-from isoflop.analysis.recommend.columns import task_column
+from isoflop.analysis.recommend.columns import direction, task_column
 from isoflop.analysis.recommend.next_runs import NextRun, next_runs
 from isoflop.analysis.recommend.runs import FEATURES, Runs
 from isoflop.analysis.recommend.speed import Speed, learn_speed
 from isoflop.analysis.recommend.surrogate import Surrogate, learn
+from isoflop.analysis.tables.columns import column_of
 from isoflop.analysis.tables.run_table import RunTable
 from isoflop.config import UserError
 
@@ -102,7 +103,7 @@ def recommend(table: RunTable, request: Request) -> Recommendation:
     surrogates = tuple(learn(_runs(table, column)) for column, _ in named)
     weights = np.array([weight for _, weight in named])
     better = _common_direction([column for column, _ in named])
-    fixed_tokens = _fixed_tokens(surrogates[0].runs)
+    fixed_tokens = _fixed_tokens([surrogate.runs for surrogate in surrogates])
     fitting, excluded = _fitting(models, request)
     sized = _sized(fitting, request.flops, request.gpu_hours, speed, fixed_tokens)
     scored = _score(sized, surrogates, weights, better, excluded)
@@ -169,37 +170,54 @@ def _tasks(table: RunTable, request: Request) -> tuple[tuple[str, float], ...]:
 
 
 def _common_direction(columns: list[str]) -> str:
-    """Losses are lowered, accuracies raised; a sum of both has no meaning."""
-    shares = [column.endswith("accuracy") or "@" in column for column in columns]
-    if any(shares) and not all(shares):
+    """Losses are lowered, accuracies raised; a sum of both has no meaning.
+
+    Raises:
+        UserError: both, or a figure without a direction.
+    """
+    found = sorted({direction(column) for column in columns})
+    if len(found) > 1:
         raise UserError(
-            f"{', '.join(columns)}: losses and accuracies cannot be added; name the columns of one "
-            "kind, e.g. --task TASK.accuracy=1"
+            f"{', '.join(columns)}: figures that improve upwards and downwards cannot be added; name "
+            "columns of one kind, e.g. --task TASK.accuracy=1"
         )
-    return "higher" if all(shares) else "lower"
+    return found[0]
 
 
 def _runs(table: RunTable, column: str) -> Runs:
-    """Final checkpoints with the figure and all features."""
+    """Final checkpoints with the figure and all features; runs of equal features are one cell's."""
     final = table.final
     y = final.number(column)
-    settings = {name: law_column(final, name) for name in FEATURES}
-    known = np.isfinite(y) & ((y > 0) | column.endswith("accuracy"))
+    settings = {
+        name: values for name in FEATURES if (values := law_column(final, name)) is not None
+    }
+    share = (known_column := column_of(column)) is not None and known_column.kind == "share"
+    known = np.isfinite(y) & ((y > 0) | share)
     for values in settings.values():
-        if values is not None:
-            known &= np.isfinite(values)
-    cells = np.unique(np.array(final.cells)[known], return_inverse=True)[1].reshape(-1)
+        known &= np.isfinite(values)
+    lines = np.stack([np.log(values[known]) for values in settings.values()], axis=1).round(6)
     return Runs(
         column=column,
-        settings={name: v[known] for name, v in settings.items() if v is not None},
+        settings={name: values[known] for name, values in settings.items()},
         figure=y[known],
-        cluster=cells,
+        cluster=np.unique(lines, axis=0, return_inverse=True)[1].reshape(-1),
     )
 
 
-def _fixed_tokens(runs: Runs) -> float | None:
-    tokens = runs.settings["tokens"]
-    return float(tokens[0]) if "tokens" not in runs.varying else None
+def _fixed_tokens(learnt: list[Runs]) -> float | None:
+    """The one number of tokens that something asked for was seen at; None where all saw several.
+
+    Raises:
+        UserError: two figures, each seen at one number of tokens of its own.
+    """
+    fixed = {r.column: float(r.settings["tokens"][0]) for r in learnt if "tokens" not in r.varying}
+    if len(set(fixed.values())) > 1:
+        told = ", ".join(f"{column} at {tokens:.4g}" for column, tokens in fixed.items())
+        raise UserError(
+            f"figures were each seen at one number of tokens, not the same: {told}; ask for one "
+            "of them, or measure them at the same tokens"
+        )
+    return next(iter(fixed.values()), None)
 
 
 def _fitting(models: tuple[Candidate, ...], request: Request) -> tuple[list[Candidate], list[str]]:
@@ -234,11 +252,11 @@ def _score(
     excluded: list[str],
 ) -> list[Scored]:
     """Predictions for every candidate within reach of what was run."""
-    known = surrogates[0].runs
+    learnt = [surrogate.runs for surrogate in surrogates]
     scored = []
     far = 0
     for model, tokens in sized:
-        one = Scored.of(model, tokens, known)
+        one = Scored.of(model, tokens, learnt)
         if one is None:
             far += 1
         else:
@@ -251,7 +269,7 @@ def _score(
             "the table in tokens or size, or changes what did not vary. Run larger cells first"
         )
     mark_ends(scored)
-    places = settings_of([(one.model, one.tokens) for one in scored], known)
+    places = settings_of([(one.model, one.tokens) for one in scored], learnt)
     predicted = [surrogate.predict(places) for surrogate in surrogates]
     share = weights / weights.sum()
     for place, one in enumerate(scored):

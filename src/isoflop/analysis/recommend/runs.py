@@ -6,10 +6,13 @@ Shapes in this file:
     cells      settings that were run, each by one or more runs
 """
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from isoflop.analysis.tables.columns import column_of
 
 FEATURES = ("active_params", "expansion", "tokens", "top_k")
 """What a figure may depend on: N, E/k, D and k."""
@@ -31,8 +34,14 @@ class Runs:
 
     @property
     def is_share(self) -> bool:
-        """Whether the figure is an accuracy."""
-        return self.column.endswith("accuracy") or "@" in self.column
+        """Whether the figure is an accuracy or another share, which may be 0."""
+        known = column_of(self.column)
+        return known is not None and known.kind == "share"
+
+    @property
+    def seed(self) -> int:
+        """Of the draws: each figure has its own, so that errors of two tasks do not go together."""
+        return zlib.crc32(self.column.encode())
 
     @property
     def response(self) -> Float[np.ndarray, " points"]:

@@ -28,11 +28,12 @@ from isoflop.analysis.fits.fit import robust_fit
 from isoflop.analysis.fits.points import Points
 from isoflop.analysis.fits.projection import Problem, Solution, solve
 from isoflop.analysis.laws.catalogue import LAWS
-from isoflop.analysis.recommend.field import DRAWS, SEED, Field, LeftOut, fields, least_variance
+from isoflop.analysis.recommend.field import DRAWS, Field, LeftOut, fields, least_variance
 from isoflop.analysis.recommend.runs import Cells, Runs, Settings
 from isoflop.config import UserError
 
 FOLDS = 5
+FOLD_SEED = 31
 
 SPARE_CELLS = 3
 """Cells beyond its terms that a surface needs."""
@@ -103,8 +104,8 @@ class Member:
         weights = self.field.size**2 * np.linalg.solve(
             covariance, self.field.correlation(here, there)
         )
-        free = self.field.free_draws(np.concatenate([here, there]))
-        scatter = np.random.default_rng(SEED + 2).normal(size=(DRAWS, len(cells)))
+        free = self.field.free_draws(np.concatenate([here, there]), runs.seed)
+        scatter = np.random.default_rng((runs.seed, 2)).normal(size=(DRAWS, len(cells)))
         scatter *= np.sqrt(self.field.run_variance / cells.counts)
         missed = cells.response - at_cells.draws - free[:, : len(cells)] - scatter
         return Predicted(
@@ -188,7 +189,7 @@ def learn(runs: Runs) -> Surrogate:
         points = _law_points(runs, name)
         if points is not None:
             members += _laws(runs, cells, points)
-    generator = np.random.default_rng(SEED + 3)
+    generator = np.random.default_rng((runs.seed, 3))
     weights = len(cells) * generator.dirichlet(np.ones(len(cells)), size=DRAWS)
     scores = weights @ np.stack([member.left_out.log_density for member in members], axis=1)
     # The largest of scores with Gumbel's noise is each with the probability of its softmax.
@@ -229,7 +230,7 @@ def _coefficients(
     inverse = np.linalg.inv(covariance)
     spread = np.linalg.inv(design.T @ inverse @ design)
     coefficients = spread @ (design.T @ inverse @ cells.response)
-    normal = np.random.default_rng(SEED).normal(size=(DRAWS, len(powers)))
+    normal = np.random.default_rng((runs.seed, 4)).normal(size=(DRAWS, len(powers)))
     return Surface(
         runs=runs,
         powers=powers,
@@ -288,7 +289,7 @@ def _laws(runs: Runs, cells: Cells, points: Points) -> list[Member]:
     trend = FittedLaw(
         kind=points.law.name,
         solution=best,
-        drawn=bootstrap(points, best, replicates=DRAWS, seed=SEED, huber=huber),
+        drawn=bootstrap(points, best, replicates=DRAWS, seed=runs.seed, huber=huber),
     )
     missed = _law_misses(points, best, huber)
     by_cell = np.bincount(points.cluster, weights=missed) / cells.counts
@@ -301,7 +302,7 @@ def _laws(runs: Runs, cells: Cells, points: Points) -> list[Member]:
 
 def _law_misses(points: Points, best: Solution, huber: float) -> Float[np.ndarray, " points"]:
     """Measured less predicted of cells left out a fifth at a time; each fit starts from the whole's."""
-    fold = np.random.default_rng(SEED).permutation(points.num_clusters)[points.cluster] % FOLDS
+    fold = np.random.default_rng(FOLD_SEED).permutation(points.num_clusters)[points.cluster] % FOLDS
     missed = np.zeros(len(points))
     for out in range(FOLDS):
         problem = Problem(

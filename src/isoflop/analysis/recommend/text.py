@@ -10,6 +10,9 @@ from isoflop.design.plan import format_count, format_quantity
 
 SURE = 0.95
 
+LITTLE = 0.1
+"""Share of the doubt below which a run is not said to settle it. Chosen."""
+
 
 def recommendation_to_text(found: Recommendation) -> str:
     """What a terminal shows: the answer first, then how sure, then what would tell more."""
@@ -25,7 +28,13 @@ def recommendation_to_text(found: Recommendation) -> str:
     lines += _reach(found.best)
     lines += _wall_clock(found)
     if found.next_runs:
-        lines += ["", "Runs that would settle it most (share of the doubt that one run removes):"]
+        few = found.next_runs[0].share_settled < LITTLE
+        head = (
+            "No single run would settle much; most would"
+            if few
+            else "Runs that would settle it most"
+        )
+        lines += ["", f"{head} (share of the doubt that one run removes):"]
         lines += [
             f"  {run.name}: {format_count(round(run.tokens))} tokens, {run.flops:.3g} FLOP: "
             f"{100 * run.share_settled:.0f}%"
@@ -110,7 +119,9 @@ def _wall_clock(found: Recommendation) -> list[str]:
     return [
         "",
         f"{head}. In the same {same} better is {choice_text(other)}, weighted figure "
-        f"{short(other.weighted)}.",
+        f"{short(other.weighted)} (95% interval {short(other.weighted_low)} to "
+        f"{short(other.weighted_high)}).",
+        *(f"  {line}" for line in _reach(other)),
     ]
 
 

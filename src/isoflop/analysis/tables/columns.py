@@ -32,6 +32,8 @@ class Column:
     """Zero and below are refused."""
     zero: bool = False
     """Whether a count may be 0."""
+    better: Literal["lower", "higher"] | None = None
+    """Which way a figure of a model improves; None: it is no such figure."""
 
 
 COLUMNS: dict[str, Column] = {
@@ -74,10 +76,20 @@ COLUMNS: dict[str, Column] = {
     "tpp": Column(kind="number", positive=True, meaning="tokens / total_params"),
     "active_tpp": Column(kind="number", positive=True, meaning="tokens / active_params"),
     "train_loss": Column(
-        kind="number", need="one of", positive=True, unit="nats", meaning="next-token cross-entropy"
+        kind="number",
+        need="one of",
+        positive=True,
+        unit="nats",
+        meaning="next-token cross-entropy",
+        better="lower",
     ),
     "validation_loss": Column(
-        kind="number", need="one of", positive=True, unit="nats", meaning="of held-out text"
+        kind="number",
+        need="one of",
+        positive=True,
+        unit="nats",
+        meaning="of held-out text",
+        better="lower",
     ),
     "validation_bits_per_byte": Column(
         kind="number",
@@ -85,12 +97,14 @@ COLUMNS: dict[str, Column] = {
         positive=True,
         unit="bits per byte",
         meaning="of held-out text",
+        better="lower",
     ),
     "efficiency_leverage": Column(
         kind="number",
         need="one of",
         positive=True,
         meaning="compute of the dense model of equal loss / compute of this one",
+        better="higher",
     ),
     "balance_loss": Column(kind="number", meaning="1.0 is even use of the experts"),
     "max_expert_load": Column(kind="number", meaning="largest load of an expert; 1.0 is even"),
@@ -113,28 +127,48 @@ COLUMNS: dict[str, Column] = {
 """Fixed columns, required ones first."""
 
 SCORE_FIELDS: dict[str, Column] = {
-    "accuracy": Column(kind="share", meaning="share of questions answered right"),
+    "accuracy": Column(kind="share", meaning="share of questions answered right", better="higher"),
     "accuracy_standard_error": Column(kind="number", meaning="over questions"),
     "num_items": Column(kind="count", zero=True, meaning="questions of the task"),
     "num_scored": Column(kind="count", zero=True, meaning="questions in the mean"),
     "num_ungradable": Column(kind="count", zero=True, meaning="answers that could not be read"),
     "bits_per_byte": Column(
-        kind="number", unit="bits per byte", meaning="task loss: of the gold answer", positive=True
+        kind="number",
+        unit="bits per byte",
+        meaning="task loss: of the gold answer",
+        positive=True,
+        better="lower",
     ),
     "bits_per_byte_standard_error": Column(kind="number", meaning="over questions"),
     "bits_per_token": Column(
-        kind="number", unit="bits per token", meaning="task loss by token", positive=True
+        kind="number",
+        unit="bits per token",
+        meaning="task loss by token",
+        positive=True,
+        better="lower",
     ),
     "bits_per_token_standard_error": Column(kind="number", meaning="over questions"),
-    "answer_bits": Column(kind="number", unit="bits", meaning="of a whole gold answer"),
-    "answer_probability": Column(kind="share", meaning="mean of 2^-bits over questions"),
+    "answer_bits": Column(
+        kind="number", unit="bits", meaning="of a whole gold answer", positive=True, better="lower"
+    ),
+    "answer_probability": Column(
+        kind="share", meaning="mean of 2^-bits over questions", better="higher"
+    ),
     "num_joined": Column(kind="count", zero=True, meaning="a token spans prompt and answer"),
-    "seen_bits_per_byte": Column(kind="number", unit="bits per byte", meaning="on training items"),
+    "seen_bits_per_byte": Column(
+        kind="number", unit="bits per byte", meaning="on training items", better="lower"
+    ),
 }
 """Fields of TASK.SPLIT.FIELD columns."""
 
 LOSS_FIELDS: dict[str, Column] = {
-    "loss": Column(kind="number", positive=True, unit="nats", meaning="next-token cross-entropy"),
+    "loss": Column(
+        kind="number",
+        positive=True,
+        unit="nats",
+        meaning="next-token cross-entropy",
+        better="lower",
+    ),
     "standard_error": Column(kind="number", meaning="over sequences"),
     "num_tokens": Column(kind="count", zero=True, unit="tokens", meaning="tokens in the mean"),
 }
@@ -144,7 +178,7 @@ SAMPLED = re.compile(r"(pass|majority)@(\d+)")
 """Test-time compute: pass@N is the share of questions with a right answer among N samples,
 majority@N that whose most frequent answer of N is right."""
 
-SAMPLED_COLUMN = Column(kind="share", meaning="accuracy with N samples a question")
+SAMPLED_COLUMN = Column(kind="share", meaning="accuracy with N samples a question", better="higher")
 
 ALIASES: dict[str, str] = {
     "n_experts": "num_experts",
