@@ -7,6 +7,7 @@ several tokenizers (losses in nats are left out), a missing seed, every derived 
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from isoflop.analysis.tables.columns import (
 )
 from isoflop.analysis.tables.derive import derive
 from isoflop.analysis.tables.files import RawTable
+from isoflop.analysis.tables.marks import marks
 from isoflop.analysis.tables.run_table import RunTable
 from isoflop.config import UserError
 
@@ -69,10 +71,12 @@ def check_table(raw: RawTable) -> RunTable:
         notes=tuple(notes),
         unknown=tuple(name for name in names if column_of(name) is None),
     )
+    _check_filled(table)
     table = derive(_one_tokenizer(table))
     _check_sense(table)
     _check_cells(table)
-    return _without_duplicates(table)
+    table = _without_duplicates(table)
+    return replace(table, notes=(*table.notes, *marks(table)))
 
 
 def _name(file: str, experiments: tuple[str | None, ...]) -> str:
@@ -205,6 +209,19 @@ def _one_tokenizer(table: RunTable) -> RunTable:
         notes=(*table.notes, note),
         unknown=table.unknown,
     )
+
+
+def _check_filled(table: RunTable) -> None:
+    """Every line needs its tokens, and its cell where lines are named by it."""
+    empty = {"tokens": np.isnan(table.number("tokens"))}
+    if table.has("cell"):
+        empty["cell"] = np.array([cell is None for cell in table.text("cell")])
+    for name, places in empty.items():
+        if places.any():
+            raise UserError(
+                f"{table.places[int(np.flatnonzero(places)[0])]}: {name} is empty; every line needs "
+                "it: fill it in, or leave the line out"
+            )
 
 
 def _check_sense(table: RunTable) -> None:

@@ -184,10 +184,10 @@ ALIASES: dict[str, str] = {
 """Other names of fixed columns in use elsewhere, trackers' pages and our mirror's among them
 (isoflop.sweep.mirror); read as ours, and said so. A learning rate at a step is not the peak one."""
 
-SETTINGS = (
-    *("stage", "grpo_step", "grpo_learning_rate", "grpo_corpus"),
-    *("num_shots", "temperature", "inference_top_k"),
-)
+ANSWER_SETTINGS = ("num_shots", "temperature", "inference_top_k")
+"""Columns that tell several measurements of one set of weights apart."""
+
+SETTINGS = ("stage", "grpo_step", "grpo_learning_rate", "grpo_corpus", *ANSWER_SETTINGS)
 """Columns that tell several measurements of one checkpoint apart."""
 
 
