@@ -140,9 +140,10 @@ def default_response(table: RunTable, law: Law) -> str:
             return name
     if table.has("train_loss"):
         return "train_loss"
+    why = next((f" ({note})" for note in table.notes if "tokenizers (" in note), "")
     raise UserError(
         f"{table.name}: name the column to fit with --column; "
-        f"losses there: {', '.join(table.losses) or 'none'}"
+        f"losses there: {', '.join(table.losses) or 'none'}{why}"
     )
 
 

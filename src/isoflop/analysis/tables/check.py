@@ -18,6 +18,7 @@ from isoflop.analysis.tables.columns import (
     SETTINGS,
     Column,
     column_of,
+    in_other_letters,
     is_outcome,
 )
 from isoflop.analysis.tables.derive import derive
@@ -52,6 +53,9 @@ def check_table(raw: RawTable) -> RunTable:
     lines = _rename(raw, notes)
     names = list(dict.fromkeys(name for line in lines for name in line))
     _require_columns(raw.name, names)
+    notes += [
+        f"column {old} is not read: write {new}" for old, new in in_other_letters(names).items()
+    ]
     numbers: dict[str, np.ndarray] = {}
     texts: dict[str, tuple[str | None, ...]] = {}
     for name in names:
@@ -111,10 +115,12 @@ def _require_columns(table: str, names: list[str]) -> None:
     if "cell" in missing and ("d_model" in known or "total_params" in known or "run" in known):
         missing.remove("cell")
     if missing:
+        almost = ", ".join(f"{new} for {old}" for old, new in in_other_letters(names).items())
         raise UserError(
             f"{table}: the table lacks the column{'s' if len(missing) > 1 else ''} "
             f"{', '.join(missing)}; it has {', '.join(names) or 'none'}. "
-            "docs/reference.md lists all columns with their units"
+            + (f"Write {almost}. " if almost else "")
+            + "docs/reference.md lists all columns with their units"
         )
     if not any(is_outcome(name) for name in names):
         raise UserError(

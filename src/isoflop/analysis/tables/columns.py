@@ -10,6 +10,7 @@ A line of a table is one checkpoint of one run, or one measurement of it under o
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -203,6 +204,15 @@ def column_of(name: str) -> Column | None:
             return SAMPLED_COLUMN
         return SCORE_FIELDS.get(parts[-1])
     return None
+
+
+def in_other_letters(names: Iterable[str]) -> dict[str, str]:
+    """Names that nothing reads and that are ours but for capital letters, with ours."""
+    return {
+        name: name.lower()
+        for name in names
+        if column_of(name) is None and column_of(name.lower()) is not None
+    }
 
 
 def is_outcome(name: str) -> bool:

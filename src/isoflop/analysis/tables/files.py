@@ -129,6 +129,11 @@ def _step(text: str, place: str) -> float:
 def _check_head(head: list[str], path: Path) -> None:
     if not any(head):
         raise UserError(f"{path}: empty; the first line must name the columns")
+    if len(head) == 1 and ";" in head[0]:
+        raise UserError(
+            f"{path}:1: one column {head[0][:60]!r}: the file seems to be separated by semicolons; "
+            "save it with commas, and numbers with points"
+        )
     twice = sorted({name for name in head if head.count(name) > 1})
     if twice:
         raise UserError(f"{path}:1: the column {twice[0]!r} stands twice; rename one")

@@ -71,5 +71,5 @@ def _budgets(table: RunTable) -> list[str]:
 
 
 def _places(table: RunTable, lines: np.ndarray) -> str:
-    more = f" and {len(lines) - 1} lines more" if len(lines) > 1 else ""
+    more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
     return f"{table.places[int(lines[0])]}{more}"

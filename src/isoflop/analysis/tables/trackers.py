@@ -134,7 +134,7 @@ def _table(path: Path, lines: list[dict[str, Any]], places: list[str]) -> RawTab
     # A score may be logged at a step that no tokens were logged at: no law can place it.
     known = ["tokens" in line for line in lines]
     left = len(lines) - sum(known)
-    note = f"{left} steps without tokens: left out" if left else None
+    note = f"steps without tokens: {left}, left out" if left else None
     return RawTable(
         name=path.stem,
         lines=tuple(line for line, kept in zip(lines, known, strict=True) if kept),

@@ -88,7 +88,7 @@ def test_steps_of_a_tracker_without_tokens_are_left_out_and_said(tmp_path):
     wandb_file(path, records(SHAPE, rows))
     table = read_table(path)
     assert table.number("train_loss").tolist() == [3.0]
-    assert "1 steps without tokens: left out" in table.notes
+    assert "steps without tokens: 1, left out" in table.notes
 
 
 def event_file(folder, tensors):
