@@ -54,7 +54,9 @@ def test_a_fit_without_losses_says_that_tokenizers_differ(tmp_path):
 def test_a_column_in_other_letters_is_named(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("Cell,Tokens,active_params,train_loss\na,1000,200,2.0\n")
-    with pytest.raises(UserError, match=r"columns cell, tokens; .*Write cell for Cell, tokens for T"):
+    with pytest.raises(
+        UserError, match=r"columns cell, tokens; .*Write cell for Cell, tokens for T"
+    ):
         read_table(path)
 
 
