@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from isoflop.analysis.fits.points import known_points
+from isoflop.analysis.laws.catalogue import find_law
 from isoflop.analysis.paper.figures import paper_figure
 from isoflop.analysis.questions.stages import sampled_curves
 from isoflop.analysis.tables import read_table
@@ -122,3 +124,15 @@ def test_figures_by_a_setting_show_last_checkpoints_of_pretraining(tmp_path, fig
     (chart,) = paper_figure(read_table(path), figure).charts
     drawn = [mark.y for series in chart.series for mark in series.marks]
     assert np.array_equal(sorted(drawn), [0.3, 0.4])
+
+
+def test_one_seed_of_each_budget_is_one_seed_a_cell(tmp_path):
+    path = tmp_path / "t.csv"
+    lines = [f"a,run-{end},0,{end},8,2,500,200,2.{end},0.3" for end in (1000, 2000)]
+    path.write_text("\n".join([HEAD, *lines, ""]))
+    points = known_points(read_table(path), find_law("chinchilla"))
+    assert any("one seed a cell" in note for note in points.notes)
+    lines = [f"a,run-1,{seed},1000,8,2,500,200,2.{seed},0.3" for seed in (1, 2)]
+    path.write_text("\n".join([HEAD, *lines, ""]))
+    points = known_points(read_table(path), find_law("chinchilla"))
+    assert not any("one seed a cell" in note for note in points.notes)
