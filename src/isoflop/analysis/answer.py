@@ -1,5 +1,6 @@
 """The answer of a study in words, with its uncertainty and with what it does not show."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,8 @@ class Answer:
     question: str
     tasks: tuple[str, ...]
     """A sentence for each task's accuracy and task loss; one a source where no task was asked."""
+    families: tuple[str, ...]
+    """Which of several families the sentences are about, and what the others say."""
     split: tuple[str, ...]
     """Whether memory and reasoning want different sparsity: by accuracy, by task loss."""
     top_k: tuple[str, ...]
@@ -65,9 +68,10 @@ def answer(study: Study, tolerance: float = TOLERANCE) -> Answer:
     return Answer(
         question=QUESTION,
         tasks=tuple(_task_sentence(one, memory_tasks) for one in tested) or (_nothing(cells),),
+        families=_families(comparisons, chosen),
         split=split_sentences(tested, study.task_kind),
         top_k=tuple(map(_top_k_sentence, compare_top_k(cells, memory_tasks, tolerance))),
-        not_shown=_not_shown(study, chosen),
+        not_shown=_not_shown(study, chosen, comparisons),
         missing=_missing(study, tolerance),
         comparisons=comparisons,
     )
@@ -157,16 +161,61 @@ def _top_k_sentence(item: TopKComparison) -> str:
     return f"{pair}: {change}{'' if found.excludes_zero else ': not distinguishable'}."
 
 
-def _not_shown(study: Study, chosen: Sequence[Comparison]) -> tuple[str, ...]:
+def _families(comparisons: Sequence[Comparison], chosen: Sequence[Comparison]) -> tuple[str, ...]:
+    """Which family is spoken of, and a line on the others; () where there is one."""
+    number = len({item.family for item in comparisons})
+    if number < 2:
+        return ()
+    lines = []
+    for one in chosen:
+        kinds = [
+            item.verdict.kind
+            for item in comparisons
+            if item.family != one.family
+            and (item.subject, item.figure) == (one.subject, one.figure)
+        ]
+        counts = ", ".join(f"{kind} in {count}" for kind, count in Counter(kinds).most_common())
+        lines.append(f"{one.subject}, {one.figure}: {counts or 'not measured'}")
+    return (
+        f"These sentences are about 1 of {number} families: {chosen[0].family.label}.",
+        f"The other {number - 1}, each for itself, without a correction for their number: "
+        f"{'; '.join(lines)}. Each stands under Every comparison.",
+    )
+
+
+def _range(comparisons: Sequence[Comparison], chosen: Sequence[Comparison]) -> str:
+    """Where the answer holds, and how far the table's other families reach."""
+    shapes = [cell.shape for cell in chosen[0].family.cells]
+    low, high = min(s.sparsity for s in shapes), max(s.sparsity for s in shapes)
+    others = {item.family for item in comparisons} - {chosen[0].family}
+    words = (
+        f"Anything beyond the range measured{' in this family' if others else ''}: sparsity "
+        f"{low:.3g} to {high:.3g}, {format_count(shapes[0].active_params)} active parameters, "
+        f"{format_count(shapes[0].tokens)} training tokens. A larger budget may answer otherwise."
+    )
+    if not others:
+        return words
+    shapes = [family.cells[0].shape for family in others]
+    active, tokens = (
+        _span([shape.active_params for shape in shapes]),
+        _span([shape.tokens for shape in shapes]),
+    )
+    return f"{words} The other families have {active} active parameters and {tokens} tokens."
+
+
+def _span(counts: Sequence[int]) -> str:
+    ends = dict.fromkeys((format_count(min(counts)), format_count(max(counts))))
+    return " to ".join(ends)
+
+
+def _not_shown(
+    study: Study, chosen: Sequence[Comparison], comparisons: Sequence[Comparison]
+) -> tuple[str, ...]:
     if not chosen:
         return ()
     cells = chosen[0].family.cells
-    shapes = [cell.shape for cell in cells]
-    low, high = min(s.sparsity for s in shapes), max(s.sparsity for s in shapes)
     notes = [
-        f"Anything beyond the range measured: sparsity {low:.3g} to {high:.3g}, "
-        f"{format_count(shapes[0].active_params)} active parameters, "
-        f"{format_count(shapes[0].tokens)} training tokens. A larger budget may answer otherwise.",
+        _range(comparisons, chosen),
         f"Other facts, problems or questions: the answer is for {_draw(study)}. Intervals of single "
         "cells hold the scatter of the items asked; differences between cells, which share the items, "
         "hold the seeds' spread.",

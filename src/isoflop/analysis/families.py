@@ -11,7 +11,7 @@ Only final checkpoints enter a comparison.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from isoflop.analysis.statistics import Better, Sample
@@ -58,12 +58,15 @@ class Family:
     """Cells that differ in density alone, from the densest to the sparsest."""
 
     cells: tuple[Cell, ...]
+    several_budgets: bool = False
+    """Whether the families it was found with differ in their tokens."""
 
     @property
     def label(self) -> str:
-        """What the cells share, in words."""
+        """What the cells share, in words; the tokens where other families have others."""
         shape = self.cells[-1].shape
-        return f"k={shape.top_k}, {format_count(shape.active_params)} active parameters"
+        label = f"k={shape.top_k}, {format_count(shape.active_params)} active parameters"
+        return f"{label}, {format_count(shape.tokens)} tokens" if self.several_budgets else label
 
     @property
     def flops_difference(self) -> float:
@@ -108,7 +111,7 @@ def final_cells(rows: Iterable[CheckpointRow]) -> tuple[Cell, ...]:
 
 
 def families(cells: Sequence[Cell], tolerance: float = TOLERANCE) -> tuple[Family, ...]:
-    """The families of at least two densities, the largest first.
+    """The families of at least two densities: those of most runs first, then of the largest budget.
 
     A dense cell has no experts to choose from, so it enters every family of its shape, whatever
     its top_k; the one with the family's top_k, else the only one. Where several cells could stand
@@ -133,7 +136,14 @@ def families(cells: Sequence[Cell], tolerance: float = TOLERANCE) -> tuple[Famil
             if len(alone) > 1:
                 members = tuple(alone[density] for density in sorted(alone, reverse=True))
                 found.append(Family(cells=members))
-    return tuple(sorted(found, key=lambda family: -sum(len(cell.rows) for cell in family.cells)))
+    several = len({family.cells[0].shape.tokens for family in found}) > 1
+    return tuple(replace(family, several_budgets=several) for family in sorted(found, key=_largest))
+
+
+def _largest(family: Family) -> tuple[int, int]:
+    """Most runs first; of as many, the largest budget."""
+    runs = sum(len(cell.rows) for cell in family.cells)
+    return -runs, -max(cell.shape.train_flops for cell in family.cells)
 
 
 def left_out(

@@ -96,6 +96,25 @@ def all_gaps(cells: Sequence[Cell], memory_tasks: frozenset[str]) -> tuple[Gap, 
     return tuple(gaps)
 
 
+def without_unmeasured(gaps: Sequence[Gap]) -> tuple[Gap, ...]:
+    """The gaps of every kind and subject that any cell has."""
+    measured = {(gap.kind, gap.subject) for gap in gaps if gap.values}
+    return tuple(gap for gap in gaps if (gap.kind, gap.subject) in measured)
+
+
+def unmeasured_text(gaps: Sequence[Gap]) -> str:
+    """Which gaps no cell has, and why, in a sentence; "" where there is none."""
+    kept = set(without_unmeasured(gaps))
+    subjects: dict[tuple[GapKind, str], dict[str, None]] = {}
+    for gap in gaps:
+        if gap not in kept:
+            subjects.setdefault((gap.kind, gap.reason or ""), {})[gap.subject] = None
+    parts = [
+        f"{kind} of {', '.join(names)} ({reason})" for (kind, reason), names in subjects.items()
+    ]
+    return f"Gaps that no cell has: {'; '.join(parts)}." if parts else ""
+
+
 def _gap(
     cell: Cell, kind: GapKind, subject: str, values: Iterable[float | None], reason: str
 ) -> Gap:

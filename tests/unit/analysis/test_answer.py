@@ -231,3 +231,35 @@ def test_a_table_without_a_config_says_nothing_of_our_seeds():
     text = " ".join(answer(study).not_shown)
     assert "the answer is for the questions that were asked" in text
     assert "corpus.seed" not in text
+
+
+def test_of_several_families_the_largest_budget_answers_and_the_others_are_told():
+    small = rows_of(sparse_helps, flat, steps=(100,), grid=((2, 2), (8, 2), (32, 2)))
+    large = [
+        replace(
+            row,
+            **{"cell": f"{row.cell}-long", "tokens": 4 * row.tokens},
+            train_flops=4 * row.train_flops,
+        )
+        for row in rows_of(flat, flat, steps=(100,), grid=((2, 2), (8, 2), (32, 2)))
+    ]
+    found = answer(study_of([*small, *large]))
+    assert all("-long" in text for text in found.tasks if " is best" in text or "against" in text)
+    first, second = found.families
+    assert first == (
+        "These sentences are about 1 of 2 families: k=2, 120K active parameters, 16M tokens."
+    )
+    said = (
+        "memory, accuracy: sparsest is best in 1; memory, task loss: sparsest is best in 1; reason"
+    )
+    assert said in second
+    assert "in this family: sparsity 0 to 0.938, 120K active" in found.not_shown[0]
+    assert "The other families have 120K active parameters and 4M tokens" in found.not_shown[0]
+    labels = {item.family.label for item in found.comparisons}
+    assert len(labels) == 2
+
+
+def test_one_family_is_not_counted():
+    found = answer(study_of(rows_of(sparse_helps, flat, steps=(100,))))
+    assert found.families == ()
+    assert found.comparisons[0].family.label == "k=2, 120K active parameters"

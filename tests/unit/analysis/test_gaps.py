@@ -1,5 +1,7 @@
 """A gap is a difference of two measured figures, or None."""
 
+from dataclasses import replace
+
 import pytest
 from tests.fakes_analysis import checkpoint, flat, loss_row, rows_of, score_row
 
@@ -9,6 +11,8 @@ from isoflop.analysis.gaps import (
     loss_accuracy_gap,
     train_test_gap,
     train_validation_gap,
+    unmeasured_text,
+    without_unmeasured,
 )
 
 SEEN = score_row("reasoning", "seen", 0.9, bits_per_byte=0.25)
@@ -58,3 +62,17 @@ def test_every_cell_has_its_seeds_or_a_reason():
     for gap in gaps:
         assert (gap.estimate is None) == (gap.reason is not None) == (gap.values == ())
         assert gap.estimate is None or gap.estimate.num_seeds == 2
+
+
+def test_gaps_that_no_cell_has_are_one_sentence_and_no_lines():
+    rows = rows_of(flat, flat, seeds=2)
+    gaps = all_gaps(final_cells(rows), frozenset({"memory"}))
+    shown = without_unmeasured(gaps)
+    kinds = {(gap.kind, gap.subject) for gap in gaps}
+    assert {(gap.kind, gap.subject) for gap in shown} == kinds - {("train-test", "memory")}
+    assert unmeasured_text(gaps).startswith("Gaps that no cell has: train-test of memory (nothing")
+    assert unmeasured_text(shown) == ""
+    # A gap that one cell has is shown for all, with the reason where it is missing.
+    first, *others = [gap for gap in shown if gap.subject == "reasoning"]
+    bare = replace(others[0], values=(), estimate=None, reason="not measured")
+    assert without_unmeasured([first, bare]) == (first, bare)

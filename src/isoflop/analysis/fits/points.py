@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from isoflop.analysis.laws.catalogue import law_inputs
 from isoflop.analysis.laws.law import Inputs, Law
+from isoflop.analysis.tables.budgets import cells_by_budget
 from isoflop.analysis.tables.run_table import RunTable
 from isoflop.config import UserError
 
@@ -140,9 +141,10 @@ def default_response(table: RunTable, law: Law) -> str:
             return name
     if table.has("train_loss"):
         return "train_loss"
+    why = next((f" ({note})" for note in table.notes if "tokenizers (" in note), "")
     raise UserError(
         f"{table.name}: name the column to fit with --column; "
-        f"losses there: {', '.join(table.losses) or 'none'}"
+        f"losses there: {', '.join(table.losses) or 'none'}{why}"
     )
 
 
@@ -173,7 +175,7 @@ def _one_value_notes(law: Law, inputs: Inputs) -> list[str]:
 
 def _seed_notes(table: RunTable) -> list[str]:
     seeds: dict[str, set[str]] = {}
-    for cell, run in zip(table.cells, table.runs, strict=True):
+    for cell, run in zip(cells_by_budget(table), table.run_keys, strict=True):
         seeds.setdefault(cell, set()).add(run)
     most = max((len(runs) for runs in seeds.values()), default=0)
     if most == 1:

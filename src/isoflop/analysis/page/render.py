@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from isoflop.analysis.answer import Answer
 from isoflop.analysis.charts.chart import FigureGroup
-from isoflop.analysis.gaps import all_gaps
+from isoflop.analysis.gaps import all_gaps, unmeasured_text, without_unmeasured
 from isoflop.analysis.page import grids
 from isoflop.analysis.page.island import island
 from isoflop.analysis.page.laws import LawSection
@@ -42,6 +42,7 @@ def render(study: Study, contents: Contents) -> str:
         lstrip_blocks=True,
     )
     cells = study.cells
+    gaps = all_gaps(cells, study.memory_tasks)
     return environment.get_template("report.html.j2").render(
         name=study.name,
         answer=contents.answer,
@@ -60,7 +61,8 @@ def render(study: Study, contents: Contents) -> str:
         findings=grids.finding_grid(contents.findings),
         summary=grids.summary_grid(study),
         comparisons=grids.comparison_grid(contents.answer.comparisons),
-        gaps=grids.gap_grid(all_gaps(cells, study.memory_tasks)),
+        gaps=grids.gap_grid(without_unmeasured(gaps)),
+        gaps_left=unmeasured_text(gaps),
         checkpoints=grids.checkpoint_grid(study),
         after=grids.after_grid(study),
         corpus=grids.corpus_grid(study),

@@ -12,10 +12,10 @@ import numpy as np
 
 from isoflop.analysis.charts.chart import COLOURS, Axis, Chart, Curve, Mark, Series
 from isoflop.analysis.paper.draw import Look, chart_of
+from isoflop.analysis.paper.samples import by_samples
 from isoflop.analysis.questions.overlap import overlap
 from isoflop.analysis.questions.problems import Solved
 from isoflop.analysis.questions.stages import before_and_after
-from isoflop.analysis.tables.columns import SAMPLED
 from isoflop.analysis.tables.run_table import RunTable, score_column
 from isoflop.config import UserError
 
@@ -184,13 +184,13 @@ def _with_final_loss(table: RunTable) -> RunTable:
     loss = table.number("train_loss")
     known = {
         run: float(value)
-        for run, value, stage in zip(table.runs, loss, table.text("stage"), strict=True)
+        for run, value, stage in zip(table.run_keys, loss, table.text("stage"), strict=True)
         if stage == "pretrained" and np.isfinite(value)
     }
     filled = np.array(
         [
             value if np.isfinite(value) else known.get(run, np.nan)
-            for run, value in zip(table.runs, loss, strict=True)
+            for run, value in zip(table.run_keys, loss, strict=True)
         ]
     )
     return replace(table, numbers={**table.numbers, "train_loss": filled})
@@ -198,7 +198,7 @@ def _with_final_loss(table: RunTable) -> RunTable:
 
 def _sampled(table: RunTable, by: tuple[str, ...]) -> list[Chart | None]:
     """Accuracy against samples a question: one line a number of samples is made of each line."""
-    long = _by_samples(table.final)
+    long = by_samples(table, each="inference_top_k" if "inference_top_k" in by else None)
     return (
         []
         if long is None
@@ -212,39 +212,15 @@ def _sampled(table: RunTable, by: tuple[str, ...]) -> list[Chart | None]:
     )
 
 
-def _by_samples(table: RunTable) -> RunTable | None:
-    """A line for each number of samples of each line; columns TASK.pass_accuracy and
-    TASK.majority_accuracy. None where nothing was sampled."""
-    named: dict[int, dict[str, str]] = {}
-    for name in table.numbers:
-        task, _, last = name.rpartition(".")
-        match = SAMPLED.fullmatch(last)
-        if match:
-            named.setdefault(int(match[2]), {})[f"{task}.{match[1]}_accuracy"] = name
-    if not named:
-        return None
-    columns = sorted({column for found in named.values() for column in found})
-    numbers = {name: np.tile(values, len(named)) for name, values in table.numbers.items()}
-    numbers["samples"] = np.repeat(np.array(sorted(named), dtype=float), len(table))
-    nothing = np.full(len(table), np.nan)
-    for column in columns:
-        numbers[column] = np.concatenate(
-            [
-                table.number(found[column]) if column in (found := named[number]) else nothing
-                for number in sorted(named)
-            ]
-        )
-    return replace(
-        table,
-        numbers=numbers,
-        texts={name: values * len(named) for name, values in table.texts.items()},
-        places=table.places * len(named),
-    )
+def _by_setting(table: RunTable, setting: str) -> list[Chart | None]:
+    """Accuracy against experts of the last checkpoints of pre-training, by a setting of answering."""
+    chosen = table.final_settings.one_setting(setting)
+    return _scores(chosen, "num_experts", ACCURACY, Look(by=(setting,)))
 
 
 def _loss_and_samples(table: RunTable) -> list[Chart | None]:
     """Figure 6: against training loss, with samples (left) and before and after GRPO (right)."""
-    sampled = _by_samples(table.final)
+    sampled = by_samples(table)
     left: list[Chart | None] = []
     if sampled is not None:
         left = [
@@ -333,12 +309,12 @@ FIGURES: dict[int, PaperFigure] = {
     13: PaperFigure(
         title="Accuracy against experts, by worked examples",
         needs=("num_experts", "num_shots"),
-        draw=lambda table: _scores(table, "num_experts", ACCURACY, Look(by=("num_shots",))),
+        draw=lambda table: _by_setting(table, "num_shots"),
     ),
     14: PaperFigure(
         title="Accuracy against experts, by temperature",
         needs=("num_experts", "temperature"),
-        draw=lambda table: _scores(table, "num_experts", ACCURACY, Look(by=("temperature",))),
+        draw=lambda table: _by_setting(table, "temperature"),
     ),
     15: PaperFigure(
         title="Accuracy against samples, by experts",

@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 from isoflop.analysis.laws.catalogue import law_column
 from isoflop.analysis.questions.equal_loss import clustered_slope
 from isoflop.analysis.statistics import CONFIDENCE, Estimate, estimate
+from isoflop.analysis.tables.budgets import cells_by_budget
 from isoflop.analysis.tables.columns import SAMPLED
 from isoflop.analysis.tables.run_table import RunTable, group_lines
 
@@ -43,11 +44,13 @@ def change_by_stage(table: RunTable, column: str, stage: str) -> Change:
     Where the stage was measured at several steps, the last counts.
     """
     before = _by_run(table.final, column)
-    after = _by_run(last_step(table.where(table.equal("stage", stage))), column)
+    later = table.where(table.equal("stage", stage)).one_setting()
+    after = _by_run(last_step(later), column)
     paired = sorted(set(before) & set(after))
-    unpaired = tuple(sorted(set(before) ^ set(after)))
+    name_of = dict(zip(table.run_keys, table.runs, strict=True))
+    unpaired = tuple(sorted(name_of[run] for run in set(before) ^ set(after)))
     cells: dict[str, list[float]] = {}
-    cell_of = dict(zip(table.runs, table.cells, strict=True))
+    cell_of = dict(zip(table.run_keys, cells_by_budget(table), strict=True))
     for run in paired:
         cells.setdefault(cell_of[run], []).append(after[run] - before[run])
     gains = {cell: estimate(values) for cell, values in sorted(cells.items())}
@@ -71,7 +74,7 @@ def _by_run(table: RunTable, column: str) -> dict[str, float]:
     values = table.number(column)
     return {
         run: float(value)
-        for run, value in zip(table.runs, values, strict=True)
+        for run, value in zip(table.run_keys, values, strict=True)
         if math.isfinite(value)
     }
 
@@ -128,9 +131,10 @@ def _label(key: tuple[str | None, float | None]) -> str:
 
 def before_and_after(table: RunTable) -> RunTable:
     """Final lines of pre-training, and each run's last line of every stage and setting."""
+    table = table.one_setting()
     keys = [
         f"{run}|{stage}|{_setting_of(table, place)}"
-        for place, (run, stage) in enumerate(zip(table.runs, table.text("stage"), strict=True))
+        for place, (run, stage) in enumerate(zip(table.run_keys, table.text("stage"), strict=True))
     ]
     later = ~table.equal("stage", "pretrained")
     keep = (table.number("final") == 1) | later
@@ -149,7 +153,7 @@ def last_step(table: RunTable) -> RunTable:
         return table
     steps = table.number("grpo_step")
     keep = np.zeros(len(table), dtype=bool)
-    for places in group_lines(table.runs).values():
+    for places in group_lines(table.run_keys).values():
         keep[max(places, key=lambda place: -1.0 if math.isnan(steps[place]) else steps[place])] = (
             True
         )
@@ -163,7 +167,7 @@ def _trend(
     expansion = law_column(table, "expansion")
     if expansion is None:
         return None, None, None, "num_experts and top_k are not given"
-    places = dict(zip(table.cells, expansion, strict=True))
+    places = dict(zip(cells_by_budget(table), expansion, strict=True))
     x, y, labels = [], [], []
     for number, (cell, gains) in enumerate(cells.items()):
         x += [math.log2(places[cell])] * len(gains)
@@ -204,9 +208,12 @@ def sampled_curves(table: RunTable, stage: str | None = None) -> tuple[SampledCu
         if match and task:
             columns.setdefault((task, match[1]), []).append((int(match[2]), name))
     found = []
-    final = table.final if stage is None else last_step(table.where(table.equal("stage", stage)))
+    final = table.final_settings
+    if stage is not None:
+        final = last_step(table.where(table.equal("stage", stage)).sampled)
+    final = final.sampled.one_setting()
     for (task, kind), named in sorted(columns.items()):
-        for cell, places in group_lines(final.cells).items():
+        for cell, places in group_lines(cells_by_budget(final)).items():
             points = []
             for number, name in sorted(named):
                 values = final.number(name)[places]

@@ -42,6 +42,10 @@ WAVES = 64
 JITTER = 1e-9
 """Least variance, as a share of the response's, that keeps equal cells solvable."""
 
+RIGID = 1e-6
+"""A cell that alone decides a coefficient cannot be predicted from the others: its error then has 1 / this
+times the variance that it would have if the trend were known. Chosen."""
+
 LEAST_RESPONSE_VARIANCE = 1e-6
 """Of which the share is taken where the figure is nearly the same everywhere: 0.1% of a loss."""
 
@@ -123,10 +127,11 @@ def left_out(
         design: of a linear trend with free coefficients; None where `response` is what a trend left.
     """
     inverse = np.linalg.inv(covariance)
+    least = RIGID * np.diag(inverse)
     if design is not None:
         weighted = inverse @ design
         inverse = inverse - weighted @ np.linalg.pinv(design.T @ weighted) @ weighted.T
-    diagonal = np.maximum(np.diag(inverse), np.finfo(float).tiny)
+    diagonal = np.maximum(np.diag(inverse), least)
     return LeftOut(error=(inverse @ response) / diagonal, variance=1 / diagonal)
 
 

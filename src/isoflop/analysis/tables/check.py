@@ -7,6 +7,7 @@ several tokenizers (losses in nats are left out), a missing seed, every derived 
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from isoflop.analysis.tables.columns import (
     SETTINGS,
     Column,
     column_of,
+    in_other_letters,
     is_outcome,
 )
 from isoflop.analysis.tables.derive import derive
 from isoflop.analysis.tables.files import RawTable
+from isoflop.analysis.tables.marks import marks
 from isoflop.analysis.tables.run_table import RunTable
 from isoflop.config import UserError
 
@@ -50,6 +53,9 @@ def check_table(raw: RawTable) -> RunTable:
     lines = _rename(raw, notes)
     names = list(dict.fromkeys(name for line in lines for name in line))
     _require_columns(raw.name, names)
+    notes += [
+        f"column {old} is not read: write {new}" for old, new in in_other_letters(names).items()
+    ]
     numbers: dict[str, np.ndarray] = {}
     texts: dict[str, tuple[str | None, ...]] = {}
     for name in names:
@@ -69,10 +75,12 @@ def check_table(raw: RawTable) -> RunTable:
         notes=tuple(notes),
         unknown=tuple(name for name in names if column_of(name) is None),
     )
+    _check_filled(table)
     table = derive(_one_tokenizer(table))
     _check_sense(table)
     _check_cells(table)
-    return _without_duplicates(table)
+    table = _without_duplicates(table)
+    return replace(table, notes=(*table.notes, *marks(table)))
 
 
 def _name(file: str, experiments: tuple[str | None, ...]) -> str:
@@ -107,10 +115,12 @@ def _require_columns(table: str, names: list[str]) -> None:
     if "cell" in missing and ("d_model" in known or "total_params" in known or "run" in known):
         missing.remove("cell")
     if missing:
+        almost = ", ".join(f"{new} for {old}" for old, new in in_other_letters(names).items())
         raise UserError(
             f"{table}: the table lacks the column{'s' if len(missing) > 1 else ''} "
             f"{', '.join(missing)}; it has {', '.join(names) or 'none'}. "
-            "docs/reference.md lists all columns with their units"
+            + (f"Write {almost}. " if almost else "")
+            + "docs/reference.md lists all columns with their units"
         )
     if not any(is_outcome(name) for name in names):
         raise UserError(
@@ -205,6 +215,19 @@ def _one_tokenizer(table: RunTable) -> RunTable:
         notes=(*table.notes, note),
         unknown=table.unknown,
     )
+
+
+def _check_filled(table: RunTable) -> None:
+    """Every line needs its tokens, and its cell where lines are named by it."""
+    empty = {"tokens": np.isnan(table.number("tokens"))}
+    if table.has("cell"):
+        empty["cell"] = np.array([cell is None for cell in table.text("cell")])
+    for name, places in empty.items():
+        if places.any():
+            raise UserError(
+                f"{table.places[int(np.flatnonzero(places)[0])]}: {name} is empty; every line needs "
+                "it: fill it in, or leave the line out"
+            )
 
 
 def _check_sense(table: RunTable) -> None:

@@ -5,8 +5,10 @@ rows they were written from.
 """
 
 import math
+from dataclasses import replace
 
 from isoflop.analysis.study import Study
+from isoflop.analysis.tables.budgets import cells_by_budget
 from isoflop.analysis.tables.columns import LOSS_FIELDS, SCORE_FIELDS
 from isoflop.analysis.tables.run_table import RunTable, score_column
 from isoflop.config import UserError
@@ -53,7 +55,8 @@ def checkpoint_rows(table: RunTable) -> tuple[CheckpointRow, ...]:
     known = [
         all(_number(chosen, name, i) is not None for name in NEEDED) for i in range(len(chosen))
     ]
-    return tuple(_row(chosen, i) for i in range(len(chosen)) if known[i])
+    names = cells_by_budget(chosen)
+    return tuple(replace(_row(chosen, i), cell=names[i]) for i in range(len(chosen)) if known[i])
 
 
 def _row(table: RunTable, i: int) -> CheckpointRow:

@@ -10,6 +10,7 @@ A line of a table is one checkpoint of one run, or one measurement of it under o
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -218,10 +219,10 @@ ALIASES: dict[str, str] = {
 """Other names of fixed columns in use elsewhere, trackers' pages and our mirror's among them
 (isoflop.sweep.mirror); read as ours, and said so. A learning rate at a step is not the peak one."""
 
-SETTINGS = (
-    *("stage", "grpo_step", "grpo_learning_rate", "grpo_corpus"),
-    *("num_shots", "temperature", "inference_top_k"),
-)
+ANSWER_SETTINGS = ("num_shots", "temperature", "inference_top_k")
+"""Columns that tell several measurements of one set of weights apart."""
+
+SETTINGS = ("stage", "grpo_step", "grpo_learning_rate", "grpo_corpus", *ANSWER_SETTINGS)
 """Columns that tell several measurements of one checkpoint apart."""
 
 
@@ -237,6 +238,15 @@ def column_of(name: str) -> Column | None:
             return SAMPLED_COLUMN
         return SCORE_FIELDS.get(parts[-1])
     return None
+
+
+def in_other_letters(names: Iterable[str]) -> dict[str, str]:
+    """Names that nothing reads and that are ours but for capital letters, with ours."""
+    return {
+        name: name.lower()
+        for name in names
+        if column_of(name) is None and column_of(name.lower()) is not None
+    }
 
 
 def is_outcome(name: str) -> bool:

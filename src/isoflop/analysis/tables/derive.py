@@ -104,7 +104,7 @@ def _final(table: RunTable) -> RunTable:
         return table
     tokens = table.number("tokens")
     final = np.zeros(len(table))
-    for places in group_lines(table.runs).values():
+    for places in group_lines(table.run_keys).values():
         most = np.nanmax(tokens[places])
         for place in places:
             final[place] = float(tokens[place] == most)

@@ -5,14 +5,15 @@ A line is a dictionary from column to value; what the values must be is checked 
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isoflop.analysis.tables.columns_file import TOO_DEEP, check_tokens_per_step, read_object
 from isoflop.config import UserError
-from isoflop.records import read_json
 
 MAX_FIELD_BYTES = 10_000_000
 """Longest field of a CSV that is read. Chosen: names and numbers are short."""
@@ -87,10 +88,7 @@ def _chart_export(table: RawTable, path: Path) -> RawTable:
     if not table.lines or "Step" not in table.lines[0]:
         return table
     wanted = [name for name in table.lines[0] if CHART_COLUMN.fullmatch(name)]
-    shapes = path.with_suffix(".columns.json")
-    fixed = (
-        read_json(shapes, missing="", remedy="write runs and columns") if shapes.exists() else {}
-    )
+    fixed = _chart_columns(path.with_suffix(".columns.json"))
     lines, places = [], []
     for line, place in zip(table.lines, table.places, strict=True):
         for name in wanted:
@@ -99,15 +97,43 @@ def _chart_export(table: RawTable, path: Path) -> RawTable:
                 known = dict(fixed.get(run, {}))
                 per_step = known.pop("tokens_per_step", None)
                 if per_step is not None:
-                    known.setdefault("tokens", float(line["Step"]) * per_step)
+                    known.setdefault("tokens", _step(line["Step"], place) * per_step)
                 lines.append({"run": run, **known, "step": line["Step"], figure: line[name]})
                 places.append(place)
     return RawTable(name=table.name, lines=tuple(lines), places=tuple(places))
 
 
+def _chart_columns(shapes: Path) -> dict[str, dict[str, Any]]:
+    """The columns that NAME.columns.json gives each run of a chart; {} without such a file."""
+    if not shapes.exists():
+        return {}
+    remedy = "write an object of runs, each an object of columns and values"
+    found = read_object(shapes, remedy)
+    for run, columns in found.items():
+        if not isinstance(columns, dict):
+            raise UserError(f"{shapes}: run {run!r} is {str(columns)[:40]!r}; {remedy}")
+        check_tokens_per_step(columns.get("tokens_per_step"), f"{shapes}: run {run!r}")
+    return found
+
+
+def _step(text: str, place: str) -> float:
+    try:
+        step = float(text)
+    except ValueError:
+        step = math.nan
+    if not math.isfinite(step):
+        raise UserError(f"{place}: Step is {text!r}; it must be a number")
+    return step
+
+
 def _check_head(head: list[str], path: Path) -> None:
     if not any(head):
         raise UserError(f"{path}: empty; the first line must name the columns")
+    if len(head) == 1 and ";" in head[0]:
+        raise UserError(
+            f"{path}:1: one column {head[0][:60]!r}: the file seems to be separated by semicolons; "
+            "save it with commas, and numbers with points"
+        )
     twice = sorted({name for name in head if head.count(name) > 1})
     if twice:
         raise UserError(f"{path}:1: the column {twice[0]!r} stands twice; rename one")
@@ -121,6 +147,13 @@ def _read_json(path: Path) -> RawTable:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise UserError(f"{path}: {TOO_DEEP}") from None
+    if not isinstance(data, dict | list):
+        raise UserError(
+            f"{path}: holds {str(data)[:40]!r}; it must hold a list of objects, one a line, or an "
+            "object of columns"
+        )
     if isinstance(data, dict):
         lengths = {len(v) if isinstance(v, list) else -1 for v in data.values()}
         if len(lengths) != 1 or -1 in lengths:
@@ -138,6 +171,8 @@ def _read_json_lines(path: Path) -> RawTable:
             lines.append(json.loads(line))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path}:{number}: not JSON: {error}") from None
+        except RecursionError:
+            raise UserError(f"{path}:{number}: {TOO_DEEP}") from None
         places.append(f"{path}:{number}")
     return raw_table(path.stem, lines, places)
 

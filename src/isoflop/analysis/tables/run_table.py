@@ -6,6 +6,7 @@ Shapes in this file:
 A number that was not measured is NaN inside an array and None everywhere else, never 0.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from isoflop.analysis.tables.columns import SAMPLED, SCORE_FIELDS, column_of
+from isoflop.analysis.tables.columns import ANSWER_SETTINGS, SAMPLED, SCORE_FIELDS, column_of
 from isoflop.config import UserError
 
 Numbers = Float[np.ndarray, " lines"]
@@ -90,13 +91,69 @@ class RunTable:
 
     @property
     def final(self) -> "RunTable":
-        """Last checkpoints of pre-training only, under the default settings."""
-        return self.pretrained.where(self.pretrained.number("final") == 1)
+        """Last checkpoints of pre-training only, one line a run: see `one_setting`."""
+        return self.final_settings.one_setting()
+
+    @property
+    def final_settings(self) -> "RunTable":
+        """Last checkpoints of pre-training under every setting they were measured at."""
+        chosen = self.where(self.equal("stage", "pretrained"))
+        return chosen.where(chosen.number("final") == 1)
 
     @property
     def pretrained(self) -> "RunTable":
-        """Lines measured after pre-training and before anything else."""
-        return self.where(self.equal("stage", "pretrained"))
+        """Lines measured after pre-training and before anything else, one a checkpoint."""
+        return self.where(self.equal("stage", "pretrained")).one_setting()
+
+    def one_setting(self, each: str | None = None) -> "RunTable":
+        """One line a checkpoint: measurements of one checkpoint are no seeds. The line with blank
+        settings of answering (worked examples, temperature, k) stays, else that of the least.
+
+        Args:
+            each: A setting of which every value stays.
+        """
+        names = [name for name in ANSWER_SETTINGS if name in self.numbers and name != each]
+        if not names:
+            return self
+        later = [*self._later_settings, self.number("tokens").tolist()]
+        if each is not None and each in self.numbers:
+            later.append(self.number(each).tolist())
+        keys = [f"{run}|{rest}" for run, *rest in zip(self.run_keys, *later, strict=True)]
+        settings = [
+            # Blank sorts before any value.
+            [-math.inf if math.isnan(value) else value for value in values]
+            for values in np.stack([self.number(name) for name in names], axis=1).tolist()
+        ]
+        keep = np.zeros(len(self), dtype=bool)
+        for places in group_lines(keys).values():
+            keep[min(places, key=lambda place: settings[place])] = True
+        return self.where(keep)
+
+    @property
+    def sampled(self) -> "RunTable":
+        """Lines with a score of several samples a question."""
+        names = [name for name in self.numbers if SAMPLED.fullmatch(name.rpartition(".")[2])]
+        known = np.zeros(len(self), dtype=bool)
+        for name in names:
+            known |= np.isfinite(self.numbers[name])
+        return self.where(known)
+
+    @property
+    def _later_settings(self) -> tuple[Sequence[Cell], ...]:
+        """What tells stages after pre-training apart, as far as the table has it."""
+        names = ("stage", "grpo_step", "grpo_learning_rate", "grpo_corpus")
+        return tuple(
+            self.texts[name] if name in self.texts else self.numbers[name].tolist()
+            for name in names
+            if name in self.columns
+        )
+
+    @property
+    def run_keys(self) -> tuple[str, ...]:
+        """What tells the run of each line apart: a run's name may stand in several cells."""
+        seeds = np.nan_to_num(self.numbers.get("seed", np.zeros(len(self)))).tolist()
+        parts = zip(self.text("experiment"), self.cells, self.runs, seeds, strict=True)
+        return tuple(json.dumps(part) for part in parts)
 
     @property
     def tasks(self) -> tuple[tuple[str, str | None], ...]:

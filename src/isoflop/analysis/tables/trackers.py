@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.analysis.tables.columns import ALIASES, column_of
+from isoflop.analysis.tables.columns_file import check_tokens_per_step, read_object
+from isoflop.analysis.tables.events import event_rows
 from isoflop.analysis.tables.files import RawTable
 from isoflop.config import UserError
-from isoflop.records import read_json
 
 SOURCE_LOSS = re.compile(r"loss/([^/]+)/(train|validation)")
 """Our mirror's name of a source's loss."""
@@ -59,21 +60,10 @@ def read_wandb(path: Path) -> RawTable:
 
 def read_tensorboard(path: Path) -> RawTable:
     """One line for each step of each run; a run is a folder with event files."""
-    try:
-        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-    except ModuleNotFoundError:
-        raise UserError(
-            f"{path}: reading event files needs tensorboard: pip install 'isoflop[tensorboard]'"
-        ) from None
     files = [path] if path.is_file() else sorted(path.rglob("events.out.tfevents.*"))
     runs: dict[Path, list[dict[str, Any]]] = {}
     for file in files:
-        for event in EventFileLoader(str(file)).Load():
-            for value in event.summary.value:
-                numbers = value.tensor.float_val
-                if value.WhichOneof("value") == "tensor" and len(numbers) == 1:
-                    row = {"step": event.step, value.tag: float(numbers[0])}
-                    runs.setdefault(file.parent, []).append(row)
+        runs.setdefault(file.parent, []).extend(event_rows(file))
     lines: list[dict[str, Any]] = []
     places: list[str] = []
     for folder, rows in runs.items():
@@ -85,9 +75,8 @@ def _fixed_columns(folder: Path) -> dict[str, Any]:
     file = folder / COLUMNS_FILE
     if not file.is_file():
         return {}
-    found = read_json(file, missing="", remedy="write an object of columns and values")
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: expected an object of columns and values")
+    found = read_object(file, "write an object of columns and values")
+    check_tokens_per_step(found.get("tokens_per_step"), str(file))
     return found
 
 
@@ -142,12 +131,22 @@ def _table(path: Path, lines: list[dict[str, Any]], places: list[str]) -> RawTab
             f"{path}: no run tells its tokens; log `tokens`, or put tokens_per_step into the run's "
             f"config (Weights & Biases) or into {COLUMNS_FILE} in its folder (TensorBoard)"
         )
-    return RawTable(name=path.stem, lines=tuple(lines), places=tuple(places))
+    # A score may be logged at a step that no tokens were logged at: no law can place it.
+    known = ["tokens" in line for line in lines]
+    left = len(lines) - sum(known)
+    note = f"steps without tokens: {left}, left out" if left else None
+    return RawTable(
+        name=path.stem,
+        lines=tuple(line for line, kept in zip(lines, known, strict=True) if kept),
+        places=tuple(place for place, kept in zip(places, known, strict=True) if kept),
+        notes=(note,) if note else (),
+    )
 
 
 def _wandb_run(file: Path) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     """Name, config and logged rows of one offline run."""
     try:
+        from google.protobuf.message import DecodeError
         from wandb.proto import wandb_internal_pb2
     except ModuleNotFoundError:
         raise UserError(
@@ -156,17 +155,23 @@ def _wandb_run(file: Path) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     name, config, rows = file.stem, {}, []
     # The generated module builds its classes while it is imported, out of a type checker's sight.
     new_record: Any = vars(wandb_internal_pb2)["Record"]
-    for data in _log_records(file):
+    for number, data in enumerate(_log_records(file), start=1):
         record = new_record()
-        record.ParseFromString(data)
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            name = record.run.display_name or record.run.run_id or name
-            config.update(_items(record.run.config.update))
-        elif kind == "config":
-            config.update(_items(record.config.update))
-        elif kind == "history":
-            rows.append(_items(record.history.item))
+        try:
+            record.ParseFromString(data)
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                name = record.run.display_name or record.run.run_id or name
+                config.update(_items(record.run.config.update))
+            elif kind == "config":
+                config.update(_items(record.config.update))
+            elif kind == "history":
+                rows.append(_items(record.history.item))
+        except (DecodeError, ValueError):
+            raise UserError(
+                f"{file}: record {number} is damaged; copy the run's file again, or leave it out"
+            ) from None
+    check_tokens_per_step(config.get("tokens_per_step"), f"{file}: the run's config")
     return name, config, rows
 
 

@@ -57,7 +57,9 @@ def test_ticks_are_few_even_and_inside(a, b, scale):
     assert low < min(a, b) <= max(a, b) < high
     found = ticks(Axis(label="x", scale=scale), low, high)
     assert len(found) <= 16
-    assert all(low <= tick <= high * (1 + 1e-12) for tick in found)
+    # A tick at an end may differ from it by rounding.
+    slack = 1e-8 * (high - low)
+    assert all(low - slack <= tick <= high + slack for tick in found)
     if scale == "linear":
         assert len(found) >= 3
         steps = [after - before for before, after in itertools.pairwise(found)]

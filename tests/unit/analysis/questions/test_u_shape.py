@@ -1,4 +1,5 @@
-"""A U-shape is claimed where there is one, and in at most 5% of studies where there is none."""
+"""A U-shape is claimed where there is one, and in at most 5% of studies of these scatters where there
+is none."""
 
 import math
 import random

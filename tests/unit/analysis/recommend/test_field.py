@@ -103,3 +103,13 @@ def test_a_figure_that_never_changes_is_no_division_by_zero():
     for _, left in fields(cells, np.full(8, 1), np.ones((8, 1)), np.full(8, 0.5), None):
         assert np.isfinite(left.log_density).all()
         assert left.error == pytest.approx(0, abs=1e-6)
+
+
+def test_a_cell_that_alone_decides_a_coefficient_cannot_be_predicted_and_counts_against_the_trend():
+    cells = places(8)
+    alone = (np.arange(8) == 3).astype(float)
+    plain, rigid = (np.column_stack([np.ones(8), *more]) for more in ([], [alone]))
+    covariance = field().covariance(cells, np.full(8, 3), 0.0)
+    found = left_out(covariance, rigid, cells[:, 0])
+    assert np.isfinite(found.log_density).all()
+    assert found.log_density[3] < left_out(covariance, plain, cells[:, 0]).log_density[3] - 5

@@ -104,7 +104,7 @@ def test_what_our_mirror_wrote_into_tensorboard_is_read(tmp_path):
     assert table.number("web.validation.loss").tolist() == [2.0, 2.0]
     assert table.number("tokens").tolist() == [640, 1280]
     (folder / "columns.json").write_text("[1]")
-    with pytest.raises(UserError, match="expected an object of columns"):
+    with pytest.raises(UserError, match="expected an object, got"):
         read_table(tmp_path)
 
 
