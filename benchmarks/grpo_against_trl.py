@@ -258,6 +258,9 @@ class Endless:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
 
+    def holds(self, tokens: Any) -> bool:
+        return self._tokenizer.holds(tokens)
+
     def decode(self, tokens: Any) -> str:
         return self._tokenizer.decode(tokens)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.config import UserError
+from isoflop.evaluate.sampling.samples import UNKNOWN_TOKEN
 from isoflop.evaluate.tasks.load import load_task
 from isoflop.evaluate.tasks.names import find_task
 from isoflop.evaluate.tasks.own import load_own
@@ -16,6 +17,7 @@ from isoflop.extras import import_extra
 from isoflop.posttrain.config import REASONING_GYM, ProblemSource, RewardName
 from isoflop.posttrain.rewards import REWARDS, Reward, RewardFunction, within
 from isoflop.records import SetAside
+from isoflop.tokens.tokenizer import Tokenizer
 
 REASONING_GYM_PROBLEMS = 1000
 """Made unless the source says how many. Chosen."""
@@ -62,6 +64,24 @@ def checked_rewards(problems: ProblemSet, answers: Sequence[tuple[Problem, str]]
                 f"is {reward.value}; it must be a finite number"
             )
     return rewards
+
+
+def sampled_rewards(
+    problems: ProblemSet,
+    answers: Sequence[tuple[Problem, str, Sequence[int]]],
+    tokenizer: Tokenizer,
+) -> list[Reward]:
+    """What sampled answers, with their tokens, earn. One that holds a token of no tokenizer's is
+    ungradable and not read: its text is not what the model said. Raises as `checked_rewards`."""
+    readable = [tokenizer.holds(tokens) for *_, tokens in answers]
+    asked = [
+        (problem, text)
+        for (problem, text, _), known in zip(answers, readable, strict=True)
+        if known
+    ]
+    rewards = iter(checked_rewards(problems, asked))
+    unknown = Reward(value=0.0, gradable=False, reason=UNKNOWN_TOKEN)
+    return [next(rewards) if known else unknown for known in readable]
 
 
 def load_problems(
