@@ -19,8 +19,8 @@ from isoflop.posttrain.loop import GrpoRun, Progress, train_grpo
 from isoflop.posttrain.page import write_page
 from isoflop.posttrain.problems import ProblemSet, load_problems
 from isoflop.posttrain.reference import model_digest
-from isoflop.posttrain.rewards import RewardFunction
-from isoflop.sandbox import Limits, Sandbox
+from isoflop.posttrain.rewards import RewardFunction, program_limits
+from isoflop.sandbox import Sandbox
 from isoflop.tokens.tokenizer import Tokenizer
 from isoflop.train.state import forget_state
 
@@ -128,7 +128,7 @@ def _check_device(device: str) -> None:
 
 def _sandbox(config: GrpoConfig) -> Sandbox:
     """Where the answers' programs run, within the config's time."""
-    return Sandbox(limits=Limits(cpu_seconds=config.program_seconds))
+    return Sandbox(limits=program_limits(config.program_seconds))
 
 
 def _sets(config: GrpoConfig, sandbox: Sandbox, own: Mapping[str, Path] | None) -> list[ProblemSet]:

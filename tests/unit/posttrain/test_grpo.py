@@ -238,6 +238,7 @@ def test_probabilities_far_apart_leave_finite_losses_and_gradients(apart):
         {"temperature": math.nan},
         {"learning_rate": math.inf},
         {"program_seconds": 0.0},
+        {"program_seconds": 1e5},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes):

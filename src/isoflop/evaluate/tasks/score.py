@@ -121,14 +121,19 @@ def _read(task: Task, problem: Problem, text: str, extraction: Extraction) -> Gr
 
 def _exact(problem: Problem, text: str) -> Grade:
     """As `graders.grade_item` does for the probes of a study."""
-    gold = final_answer_in(problem.golds[0], None)
-    worked = gold is not None and final_answer_in(problem.answer, FINAL_ANSWER_MARK) == gold
-    mark = FINAL_ANSWER_MARK if worked else None
+    mark = final_answer_mark(problem)
     verdict = grade(text, problem.golds[0], mark=mark)
     answer = final_answer_in(text, mark)
     if verdict is Verdict.UNGRADABLE or answer is None:
         return ungradable("no final answer")
     return Grade(verdict=verdict, answer=answer, reason=None)
+
+
+def final_answer_mark(problem: Problem) -> str | None:
+    """What a final answer to a probe's problem follows; None: the gold answer is no worked solution."""
+    gold = final_answer_in(problem.golds[0], None)
+    worked = gold is not None and final_answer_in(problem.answer, FINAL_ANSWER_MARK) == gold
+    return FINAL_ANSWER_MARK if worked else None
 
 
 def _run(task: Task, answers: Sequence[tuple[Problem, str]], sandbox: Runner | None) -> list[Grade]:
