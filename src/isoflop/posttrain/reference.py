@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from isoflop.config import UserError, digest
+from isoflop.config import UserError, digest, to_dict
 from isoflop.evaluate.tasks.run import file_digest
 from isoflop.model.checkpoint import load_checkpoint
 from isoflop.model.config import ModelConfig
@@ -21,11 +21,9 @@ def model_digest(folder: Path) -> str:
     Raises:
         UserError: no checkpoint there.
     """
-    config = dataclasses.replace(
-        checkpoint_config(folder)[0],
-        **{name: ModelConfig.__dataclass_fields__[name].default for name in NOT_COMPUTED_WITH},
-    )
-    return digest(config, file_digest(folder / "model.safetensors"))
+    fields = to_dict(checkpoint_config(folder)[0])
+    computed = {name: value for name, value in fields.items() if name not in NOT_COMPUTED_WITH}
+    return digest(computed, file_digest(folder / "model.safetensors"))
 
 
 def load_reference(folder: Path, policy: ModelConfig, device: str) -> Transformer:
