@@ -174,6 +174,13 @@ class GrpoConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name}={value} must be at least 1, or None")
+        labels = [source.label for source in self.validation]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise UserError(
+                f"validation has two sources called {', '.join(twice)}, whose rows could not be told "
+                "apart: give each a name of its own (name=..., or --validate NAME=TASK=FILE)"
+            )
         self._check_choices()
         self._check_numbers()
 
