@@ -294,6 +294,7 @@ def _step_row(
         z_loss=_mean_layers([one.z_loss for one in updates]),
         max_expert_load=load.max().item(),
         sampler_log_prob_difference=seen.sampler_difference / seen.num_tokens,
+        largest_sampler_deviation=seen.largest_sampler_deviation,
         routing_disagreement=seen.num_disagreeing / seen.num_routed,
     )
 

@@ -16,6 +16,7 @@ from isoflop.evaluate.tasks.score import Runner
 from isoflop.extras import import_extra
 from isoflop.posttrain.config import REASONING_GYM, ProblemSource, RewardName
 from isoflop.posttrain.rewards import REWARDS, Reward, RewardFunction, within
+from isoflop.posttrain.settings import MAX_REWARD
 from isoflop.records import SetAside
 from isoflop.tokens.tokenizer import Tokenizer
 
@@ -42,8 +43,8 @@ def checked_rewards(problems: ProblemSet, answers: Sequence[tuple[Problem, str]]
     """What the answers earn, one finite number each.
 
     Raises:
-        UserError: the reward raised, gave too few or too many, or a number that is not finite. A
-            reward that is missing must stop the run: 0 would be an answer.
+        UserError: the reward raised, gave too few or too many, or a number that is not finite or
+            beyond MAX_REWARD. A reward that is missing must stop the run: 0 would be an answer.
     """
     try:
         rewards = list(problems.rewards(answers))
@@ -58,10 +59,10 @@ def checked_rewards(problems: ProblemSet, answers: Sequence[tuple[Problem, str]]
             f"{problems.name}: the reward gave {len(rewards)} values for {len(answers)} answers"
         )
     for (problem, text), reward in zip(answers, rewards, strict=True):
-        if not math.isfinite(reward.value):
+        if not abs(reward.value) <= MAX_REWARD:
             raise UserError(
                 f"{problems.name}: the reward of problem {problem.id!r} for the answer {text[:60]!r} "
-                f"is {reward.value}; it must be a finite number"
+                f"is {reward.value}; it must be a finite number within +-{MAX_REWARD:g}"
             )
     return rewards
 
