@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from grpo_on_probes import NO_SANDBOX, config_of, halves, interval, source_of
+from grpo_on_probes import NO_SANDBOX, PARTS, config_of, halves, interval, source_of
 from isoflop.analysis.charts.chart import COLOURS, Axis, Chart, Mark, Series
 from isoflop.analysis.charts.svg import svg_text
 from isoflop.posttrain.loop import GrpoRun, train_grpo
@@ -50,7 +50,11 @@ def one_run(
     )
     train_grpo(run, folder, lambda *_: None)
     steps = list(read_rows(folder / "steps.jsonl", GrpoStepRow))
-    asked = list(read_rows(folder / "validation.jsonl", GrpoValidationRow))[1::2]
+    asked = [
+        row
+        for row in read_rows(folder / "validation.jsonl", GrpoValidationRow)
+        if row.source == PARTS[1]
+    ]
     last = steps[-len(steps) // 4 :]
     return {
         "before": asked[0].reward,

@@ -41,13 +41,16 @@ class NoSandbox:
 
 NO_SANDBOX = NoSandbox()
 
+PARTS = ("train", "test")
+"""The halves of the held-out problems, by the names of their sources."""
+
 
 def halves(items: Path, home: Path) -> tuple[Path, Path]:
     """The held-out problems in two files, by lot."""
     rows = [row for row in read_rows(items, EvaluationItem) if row.split == "held_out"]
     random.Random(0).shuffle(rows)
     middle = len(rows) // 2
-    for name, part in (("train", rows[:middle]), ("test", rows[middle:])):
+    for name, part in zip(PARTS, (rows[:middle], rows[middle:]), strict=True):
         write_rows(home / f"{name}.jsonl", part)
     return home / "train.jsonl", home / "test.jsonl"
 
@@ -64,7 +67,7 @@ def random_rewards(rate: float, seed: int):
 
 
 def source_of(path: Path) -> ProblemSource:
-    return ProblemSource(task="probes", data=str(path), prompt="{question}")
+    return ProblemSource(task="probes", data=str(path), prompt="{question}", name=path.stem)
 
 
 def config_of(sources: Sequence[ProblemSource], steps: int, seed: int) -> GrpoConfig:
@@ -87,7 +90,7 @@ def config_of(sources: Sequence[ProblemSource], steps: int, seed: int) -> GrpoCo
 def accuracies(folder: Path) -> list[list[float]]:
     """[before, after] of train and test problems."""
     rows = list(read_rows(folder / "validation.jsonl", GrpoValidationRow))
-    return [[row.reward for row in rows[place::2]] for place in (0, 1)]
+    return [[row.reward for row in rows if row.source == name] for name in PARTS]
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
@@ -141,7 +144,7 @@ def main() -> None:
                 "after": interval([run[place][1] for run in runs]),
                 "change": interval([run[place][1] - run[place][0] for run in runs]),
             }
-            for place, name in enumerate(("train", "test"))
+            for place, name in enumerate(PARTS)
         }
         for kind, runs in found.items()
     }

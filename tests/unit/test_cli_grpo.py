@@ -90,6 +90,19 @@ def test_a_run_tells_before_and_after_and_a_second_call_finds_it(home, call):
     assert "step 2" not in error
 
 
+def test_two_validation_sources_of_one_task_have_names_of_their_own(home, call):
+    items = home / "items.jsonl"
+    status, out, error = call("--validate", f"probes={items}", "--validate", f"probes={items}")
+    assert (status, len(error.splitlines())) == (2, 1)
+    assert "two sources called probes" in error
+    assert "--validate NAME=TASK=FILE" in error
+    status, out, error = call("--validate", f"one=probes={items}", "--validate", f"probes={items}")
+    assert status == 0, error
+    for name in ("one", "probes"):
+        assert f"{name} before: " in out
+        assert f"{name} after 2 steps: " in out
+
+
 def test_the_divergence_can_be_taken_from_another_checkpoint(home, call):
     """Its digest is in the folder's name and config: with another reference it is another run."""
     known = set((home / "out" / "grpo").glob("*"))

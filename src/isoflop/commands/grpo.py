@@ -20,7 +20,7 @@ Prompt = Annotated[
 ]
 Validate = Annotated[
     list[str] | None,
-    typer.Option(metavar="TASK=FILE", help="Asked greedily before and between. Repeatable."),
+    typer.Option(metavar="[NAME=]TASK=FILE", help="Asked greedily before and between. Repeatable."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -89,19 +89,44 @@ def grpo_config(
     """
     from isoflop.posttrain.config import GrpoConfig, ProblemSource
 
-    def source(name: str, file: str | None) -> "ProblemSource":
-        plain = ProblemSource(task=name, data=file)
+    def source(task: str, file: str | None, name: str | None = None) -> "ProblemSource":
+        plain = ProblemSource(task=task, data=file, name=name)
         return plain if prompt is None else override(plain, f"prompt={prompt}")
 
     held = []
     for given in validate or []:
-        name, equals, file = given.partition("=")
-        if not equals and not name.startswith("reasoning_gym:"):
-            raise UserError(f"--validate {given!r} must have the form TASK=FILE")
-        own = source(name, file or None)
+        name, asked, file = _validation_source(given)
+        own = source(asked, file, name)
         # Problems made by procedure: other ones than those trained on.
-        held.append(own if equals else override(own, "seed=1"))
+        held.append(override(own, "seed=1") if file is None else own)
     return override(GrpoConfig(train=source(task, data), validation=tuple(held)), *(changes or []))
+
+
+def _validation_source(given: str) -> tuple[str | None, str, str | None]:
+    """Name, task and file of --validate; a name and reasoning-gym's file may be missing.
+
+    >>> _validation_source("gsm8k=test.jsonl"), _validation_source("easy=gsm8k=test.jsonl")
+    ((None, 'gsm8k', 'test.jsonl'), ('easy', 'gsm8k', 'test.jsonl'))
+    >>> _validation_source("sums=reasoning_gym:chain_sum")
+    ('sums', 'reasoning_gym:chain_sum', None)
+
+    Raises:
+        UserError: another form.
+    """
+    from isoflop.evaluate.tasks.names import TASKS
+    from isoflop.posttrain.config import REASONING_GYM
+
+    first, _, rest = given.partition("=")
+    # A file may have "=" in its name, a name or a task not.
+    named = first not in TASKS and not first.startswith(REASONING_GYM)
+    name, asked = (first, rest) if named and rest else (None, given)
+    task, _, file = asked.partition("=")
+    if name is not None and task not in TASKS and not task.startswith(REASONING_GYM):
+        # No task in either place: what stands first was meant as one.
+        name, task, file = None, first, rest
+    if not file and not task.startswith(REASONING_GYM):
+        raise UserError(f"--validate {given!r} must have the form TASK=FILE or NAME=TASK=FILE")
+    return name, task, file or None
 
 
 def _show(done: int, total: int, reward: float | None) -> None:
@@ -173,7 +198,6 @@ def export_verl(
         dtype=dtype,
     )
     typer.echo(f"{directory}\n{done.model.line()}")
-    left = f", {done.num_left_out} too long and left out by verl" if done.num_left_out else ""
-    for line in done.set_aside:
+    for line in done.left_out:
         typer.echo(line)
-    typer.echo(f"{done.num_problems} problems{left}; {directory / verl_export.RUN_FILE} starts it")
+    typer.echo(f"{done.num_problems} problems; {directory / verl_export.RUN_FILE} starts it")

@@ -17,7 +17,7 @@ from isoflop.config import UserError
 from isoflop.evaluate.config import EvaluateConfig
 from isoflop.evaluate.losses import Question, answer_bits, encode_question, fits
 from isoflop.evaluate.sampling.ours import greedy
-from isoflop.evaluate.sampling.samples import NOT_FINITE, Sample
+from isoflop.evaluate.sampling.samples import NOT_FINITE, UNKNOWN_TOKEN, Sample
 from isoflop.evaluate.statistics import mean_and_error, share_and_error
 from isoflop.graders import Verdict, grade_item
 from isoflop.graders.exact import FINAL_ANSWER_MARK
@@ -177,5 +177,7 @@ def _graded(
         return None, "prompt and answer are longer than the context"
     if bits is None or sample.finish == "not_finite":
         return None, NOT_FINITE
+    if sample.unknown_token:
+        return None, UNKNOWN_TOKEN
     correct = grade_item(sample.text, asked.item).correct
     return correct, "no final answer" if correct is None else None

@@ -16,6 +16,9 @@ OldLogProbs = Literal["trainer", "sampler"]
 RewardName = Literal["answer", "program_or_answer"]
 """Rewards by name, see `isoflop.posttrain.rewards`."""
 
+MAX_PROGRAM_SECONDS = 3600.0
+"""Largest `GrpoConfig.program_seconds`. Chosen."""
+
 REASONING_GYM = "reasoning_gym:"
 """Begins the task of a source whose problems the package reasoning-gym makes and verifies."""
 
@@ -82,7 +85,8 @@ class GrpoConfig:
     """Asked greedily before the first step and every `validation_steps`."""
     reward: RewardName = "program_or_answer"
     program_seconds: float = 3.0
-    """Processor time of an answer's program; the released reward code allows 3 s."""
+    """Processor time of an answer's program, which may take five times as much real time; the released
+    reward code allows 3 s."""
     num_steps: int = 105
     """Steps: in the study 15 epochs of 7 steps."""
     prompts_per_step: int = 1024
@@ -170,6 +174,13 @@ class GrpoConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name}={value} must be at least 1, or None")
+        labels = [source.label for source in self.validation]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise UserError(
+                f"validation has two sources called {', '.join(twice)}, whose rows could not be told "
+                "apart: give each a name of its own (name=..., or --validate NAME=TASK=FILE)"
+            )
         self._check_choices()
         self._check_numbers()
 
@@ -209,6 +220,11 @@ class GrpoConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}={getattr(self, name)} must be above 0")
+        if self.program_seconds > MAX_PROGRAM_SECONDS:
+            raise UserError(
+                f"program_seconds={self.program_seconds} must be at most {MAX_PROGRAM_SECONDS:g}: a "
+                "step waits for its slowest program"
+            )
         if self.max_gradient_l1_norm is not None and self.max_gradient_l1_norm <= 0:
             raise UserError(
                 f"max_gradient_l1_norm={self.max_gradient_l1_norm} must be above 0, or None"

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from isoflop.posttrain.settings import AdvantageScale, Aggregation, Divergence
+from isoflop.posttrain.settings import MAX_REWARD, AdvantageScale, Aggregation, Divergence
 
 STD_EPSILON = 1e-6
 """Added to a group's standard deviation. arXiv:2508.18672, released code (core_algos)."""
@@ -38,10 +38,10 @@ def group_advantages(
     standard deviation is the sample's, n - 1 in the denominator; of a group of one it is taken as 1.
 
     Raises:
-        ValueError: a reward that is not finite.
+        ValueError: a reward that is not finite, or beyond MAX_REWARD.
     """
-    if not bool(rewards.isfinite().all()):
-        raise ValueError("every reward must be a finite number")
+    if not bool((rewards.abs() <= MAX_REWARD).all()):
+        raise ValueError(f"every reward must be a finite number within +-{MAX_REWARD:g}")
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     # Rounding of the mean would leave a residue that the division makes large.
     same = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
@@ -49,6 +49,13 @@ def group_advantages(
     if scale == "none" or rewards.shape[1] == 1:
         return centred
     return centred / (rewards.std(dim=1, keepdim=True) + STD_EPSILON)
+
+
+def ratio_of(
+    log_probs: Float[Tensor, "batch position"], old_log_probs: Float[Tensor, "batch position"]
+) -> Float[Tensor, "batch position"]:
+    """Each token's new over old probability, bounded by e^MAX_LOG_RATIO and its inverse."""
+    return (log_probs - old_log_probs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def clipped_objective(
@@ -64,7 +71,7 @@ def clipped_objective(
     The loss is -min(ratio x advantage, clipped ratio x advantage); the ratio is of the new to the old
     probability of the token, clipped to 1 - clip_low .. 1 + clip_high.
     """
-    ratio = (log_probs - old_log_probs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    ratio = ratio_of(log_probs, old_log_probs)
     free = ratio * advantages[:, None]
     held = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages[:, None]
     return -torch.minimum(free, held), held < free
@@ -96,7 +103,7 @@ def divergence(
             estimate = difference.square() / 2
         case "k3":
             estimate = (difference.exp() - difference - 1).clamp(-MAX_DIVERGENCE, MAX_DIVERGENCE)
-    return estimate if old_log_probs is None else estimate * (log_probs - old_log_probs).exp()
+    return estimate if old_log_probs is None else estimate * ratio_of(log_probs, old_log_probs)
 
 
 def aggregate(

@@ -35,7 +35,7 @@ from isoflop.model.transformer import Transformer
 from isoflop.posttrain.config import GrpoConfig
 from isoflop.posttrain.left_out import LEFT_OUT_FILE, rows_set_aside
 from isoflop.posttrain.probes import SecondMomentRow, probe_second_moments
-from isoflop.posttrain.problems import ProblemSet, checked_rewards
+from isoflop.posttrain.problems import ProblemSet, sampled_rewards
 from isoflop.posttrain.reference import load_reference
 from isoflop.posttrain.rollouts import (
     Prompted,
@@ -294,6 +294,7 @@ def _step_row(
         z_loss=_mean_layers([one.z_loss for one in updates]),
         max_expert_load=load.max().item(),
         sampler_log_prob_difference=seen.sampler_difference / seen.num_tokens,
+        largest_sampler_deviation=seen.largest_sampler_deviation,
         routing_disagreement=seen.num_disagreeing / seen.num_routed,
     )
 
@@ -330,13 +331,11 @@ def _validate(
             batch_sequences=config.batch_sequences,
         )
         check_finite(samples, one.prompts)
-        rewards = checked_rewards(
-            one.problems,
-            [
-                (prompt.problem, sample.text)
-                for prompt, sample in zip(one.prompts, samples, strict=True)
-            ],
-        )
+        answers = [
+            (prompt.problem, sample.text, sample.tokens)
+            for prompt, sample in zip(one.prompts, samples, strict=True)
+        ]
+        rewards = sampled_rewards(one.problems, answers, run.tokenizer)
         values = [reward.value for reward in rewards]
         # Shares of right answers are never known exactly, not even where none or all are right.
         shares = all(0.0 <= value <= 1.0 for value in values)

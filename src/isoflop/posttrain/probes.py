@@ -3,14 +3,16 @@
 For a matrix W with y = W x, the factors are A = E[x x^T] over inputs and G = E[g g^T] over gradients of
 the loss by y; K-FAC takes their product for W's block of the Fisher matrix, so that the block's
 largest eigenvalue is about that of A times that of G. They are taken on a fixed text, of which the
-model's own next-token cross-entropy is the loss.
+model's own next-token cross-entropy is the loss. Of a layer's experts, which are one weight, they are taken
+once, over the rows of all of them: the block of a single expert has no row of its own. The embedding is
+looked up, not multiplied, and has none.
 
 Sources: K-FAC, Martens and Grosse (arXiv:1503.05671); the probes every 25 steps of arXiv:2508.18672,
 released code, whose two texts are not given in the paper: these here are our own. The expectation
 of G is over the text's own tokens (the empirical Fisher), as there.
 
 Shapes in this file:
-    tokens  of the probing text, or rows of an expert's product
+    tokens  of the probing text, or rows of the experts' product
     width   of a matrix's input or output
 """
 
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from isoflop.model.attention import Attention
 from isoflop.model.moe import MoE
@@ -77,7 +80,8 @@ class _Tape:
 def probe_second_moments(
     model: Transformer, tokenizer: Tokenizer, *, step: int, texts: Sequence[str] = PROBE_TEXTS
 ) -> list[SecondMomentRow]:
-    """A row for each matrix of attention and experts; the model and its gradients stay as they are.
+    """A row for each matrix of attention, routers, experts (a layer's together) and head; the model and its
+    gradients stay as they are.
 
     Texts are cut to the model's length; what has fewer than two tokens is left out.
     """
@@ -89,9 +93,10 @@ def probe_second_moments(
             continue
         row = torch.tensor([tokens], device=model.embedding.device)
         hidden, _ = listening.hidden(row[:, :-1])
-        losses = listening.losses_of(hidden[0], row[0, 1:])
+        logits = tape.note("head", hidden[0], listening.logits(hidden[0]))
+        loss = functional.cross_entropy(logits, row[0, 1:], reduction="sum")
         # Asked for the embedding's alone: on its way back the gradient passes every product.
-        torch.autograd.grad(losses.sum(), listening.embedding)
+        torch.autograd.grad(loss, listening.embedding)
     return [_row(tape, name, step) for name in tape.inputs]
 
 
@@ -104,7 +109,22 @@ def _listening_copy(model: Transformer, tape: _Tape) -> Transformer:
     for module in listening.modules():
         if isinstance(module, Transformer | Layer | Attention | MoE):
             module.ops = ops
+        if isinstance(module, MoE):
+            _hear_router(module, tape, names[id(module.router)])
     return listening
+
+
+def _hear_router(moe: MoE, tape: _Tape, name: str) -> None:
+    """Note the router's product, which has no operation of its own: what the layer reads goes in, and what
+    is routed by comes out."""
+    read: list[Tensor] = []
+    moe.register_forward_pre_hook(lambda _, given: read.append(given[0].flatten(0, -2)))
+    ops = moe.ops
+
+    def route_tokens(logits: Tensor, *others: Any) -> Any:
+        return ops.route_tokens(tape.note(name, read.pop(), logits), *others)
+
+    moe.ops = dataclasses.replace(ops, route_tokens=route_tokens)
 
 
 def _heard(ops: Ops, tape: _Tape, names: dict[int, str]) -> Ops:

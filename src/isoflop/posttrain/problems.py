@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.config import UserError
+from isoflop.evaluate.sampling.samples import UNKNOWN_TOKEN
 from isoflop.evaluate.tasks.load import load_task
 from isoflop.evaluate.tasks.names import find_task
 from isoflop.evaluate.tasks.own import load_own
@@ -15,7 +16,9 @@ from isoflop.evaluate.tasks.score import Runner
 from isoflop.extras import import_extra
 from isoflop.posttrain.config import REASONING_GYM, ProblemSource, RewardName
 from isoflop.posttrain.rewards import REWARDS, Reward, RewardFunction, within
+from isoflop.posttrain.settings import MAX_REWARD
 from isoflop.records import SetAside
+from isoflop.tokens.tokenizer import Tokenizer
 
 REASONING_GYM_PROBLEMS = 1000
 """Made unless the source says how many. Chosen."""
@@ -40,8 +43,8 @@ def checked_rewards(problems: ProblemSet, answers: Sequence[tuple[Problem, str]]
     """What the answers earn, one finite number each.
 
     Raises:
-        UserError: the reward raised, gave too few or too many, or a number that is not finite. A
-            reward that is missing must stop the run: 0 would be an answer.
+        UserError: the reward raised, gave too few or too many, or a number that is not finite or
+            beyond MAX_REWARD. A reward that is missing must stop the run: 0 would be an answer.
     """
     try:
         rewards = list(problems.rewards(answers))
@@ -56,12 +59,30 @@ def checked_rewards(problems: ProblemSet, answers: Sequence[tuple[Problem, str]]
             f"{problems.name}: the reward gave {len(rewards)} values for {len(answers)} answers"
         )
     for (problem, text), reward in zip(answers, rewards, strict=True):
-        if not math.isfinite(reward.value):
+        if not abs(reward.value) <= MAX_REWARD:
             raise UserError(
                 f"{problems.name}: the reward of problem {problem.id!r} for the answer {text[:60]!r} "
-                f"is {reward.value}; it must be a finite number"
+                f"is {reward.value}; it must be a finite number within +-{MAX_REWARD:g}"
             )
     return rewards
+
+
+def sampled_rewards(
+    problems: ProblemSet,
+    answers: Sequence[tuple[Problem, str, Sequence[int]]],
+    tokenizer: Tokenizer,
+) -> list[Reward]:
+    """What sampled answers, with their tokens, earn. One that holds a token of no tokenizer's is
+    ungradable and not read: its text is not what the model said. Raises as `checked_rewards`."""
+    readable = [tokenizer.holds(tokens) for *_, tokens in answers]
+    asked = [
+        (problem, text)
+        for (problem, text, _), known in zip(answers, readable, strict=True)
+        if known
+    ]
+    rewards = iter(checked_rewards(problems, asked))
+    unknown = Reward(value=0.0, gradable=False, reason=UNKNOWN_TOKEN)
+    return [next(rewards) if known else unknown for known in readable]
 
 
 def load_problems(

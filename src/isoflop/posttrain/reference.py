@@ -1,15 +1,29 @@
-"""The frozen model from which the divergence is taken."""
+"""The frozen model from which the divergence is taken, and what tells one model from another."""
 
 import dataclasses
 from pathlib import Path
 
-from isoflop.config import UserError
+from isoflop.config import UserError, digest, to_dict
+from isoflop.evaluate.tasks.run import file_digest
 from isoflop.model.checkpoint import load_checkpoint
 from isoflop.model.config import ModelConfig
+from isoflop.model.huggingface.export import checkpoint_config
 from isoflop.model.transformer import Transformer
 
 NOT_COMPUTED_WITH = ("init_std",)
 """Fields of a model's config that a loaded checkpoint's numbers do not depend on."""
+
+
+def model_digest(folder: Path) -> str:
+    """Names everything that a checkpoint's numbers depend on: its weights, and how its config computes
+    with them.
+
+    Raises:
+        UserError: no checkpoint there.
+    """
+    fields = to_dict(checkpoint_config(folder)[0])
+    computed = {name: value for name, value in fields.items() if name not in NOT_COMPUTED_WITH}
+    return digest(computed, file_digest(folder / "model.safetensors"))
 
 
 def load_reference(folder: Path, policy: ModelConfig, device: str) -> Transformer:

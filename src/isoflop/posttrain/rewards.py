@@ -2,7 +2,8 @@
 
     answer             the final answer, by the task's own grader: 1 where it is right, else 0
     program_or_answer  first a program in the text, whose result is the answer, then the text's own final
-                       answer: the order of arXiv:2508.18672, appendix A.2
+                       answer: the order of arXiv:2508.18672, appendix A.2. Either is graded by the
+                       task's grader; tasks whose answers are programs themselves have no such reward
 
 A program that hangs or takes too much memory earns nothing and is not asked for another answer, so
 that no text can buy a reward by hiding behind it; one that fails leaves the text to be read. A program
@@ -21,15 +22,25 @@ from dataclasses import dataclass
 
 from isoflop.config import UserError
 from isoflop.evaluate.tasks.problem import Problem, Task
-from isoflop.evaluate.tasks.score import Extraction, Runner, score_texts
-from isoflop.graders import Grade, Verdict, grade_latex, grade_math
-from isoflop.sandbox import WORKERS_DIED, Outcome, Program
+from isoflop.evaluate.tasks.score import (
+    Extraction,
+    Runner,
+    final_answer_mark,
+    score_text,
+    score_texts,
+)
+from isoflop.graders import Grade, Verdict
+from isoflop.sandbox import WORKERS_DIED, Limits, Outcome, Program
 
 CODE_TAGS = ("<llm-code>", "</llm-code>")
 """Around a program in an answer. arXiv:2508.18672, as OpenMathInstruct has them."""
 
 FUNCTION = "simple_math_problem"
 """Name of a function that returns the answer. TinyGSM, arXiv:2312.09241."""
+
+WALL_SHARE = 5.0
+"""Real time that an answer's program may take, of its processor time. Chosen: a program computes and
+does not wait; time in which it waits for a processor does not count."""
 
 REWARD_SECONDS = 60.0
 """For a user's own reward of one answer, in real time. Chosen."""
@@ -72,6 +83,12 @@ UserReward = Callable[[Problem, str], float]
 """A user's own reward of one text."""
 
 
+def program_limits(program_seconds: float) -> Limits:
+    """Of an answer's program: so much processor time, and real time in proportion, so that one that
+    sleeps holds up no worker."""
+    return Limits(cpu_seconds=program_seconds, wall_seconds=WALL_SHARE * program_seconds)
+
+
 def answer_reward(task: Task, sandbox: Runner | None) -> RewardFunction:
     """1 for a right final answer by the task's grader, numbers read flexibly."""
 
@@ -84,7 +101,16 @@ def answer_reward(task: Task, sandbox: Runner | None) -> RewardFunction:
 
 
 def program_or_answer_reward(task: Task, sandbox: Runner) -> RewardFunction:
-    """1 for a right result of the text's program, or else for its right final answer."""
+    """1 for a right result of the text's program, or else for its right final answer.
+
+    Raises:
+        UserError: the task's answers are programs that are tested: a result is no answer to it.
+    """
+    if task.scorer in ("program", "output"):
+        raise UserError(
+            f"reward='program_or_answer' reads a program's result, but an answer to {task.name} is a "
+            "program itself, which its tests grade: use reward='answer'"
+        )
     read = answer_reward(task, sandbox)
 
     def rewards(answers: Sequence[tuple[Problem, str]]) -> list[Reward]:
@@ -163,9 +189,9 @@ def _of_program(task: Task, problem: Problem, outcome: Outcome) -> Reward | None
     if outcome.verdict != "passed" or not lines[-1].strip():
         return None
     result = lines[-1].strip()
-    if task.scorer == "latex":
-        return _earned(grade_latex(result, problem.golds[0]))
-    return _earned(grade_math(result, problem.golds[0], "flexible"))
+    # A result is the whole answer: where the probes' worked solutions have a mark, it stands for them.
+    mark = (final_answer_mark(problem) or "") if task.scorer == "exact" else ""
+    return _earned(score_text(task, problem, mark + result, None, extraction="flexible"))
 
 
 def _earned(grade: Grade) -> Reward:

@@ -27,7 +27,7 @@ from isoflop.model.moe import MoE, SelectionNoise
 from isoflop.model.transformer import Transformer
 from isoflop.posttrain.config import GrpoConfig
 from isoflop.posttrain.left_out import TOO_LONG
-from isoflop.posttrain.problems import ProblemSet, checked_rewards
+from isoflop.posttrain.problems import ProblemSet, sampled_rewards
 from isoflop.posttrain.rewards import Reward
 from isoflop.posttrain.rows import LeftOutRow, RolloutRow, Split
 from isoflop.records import atomic_file, read_rows, storable, storable_or_none, write_rows
@@ -141,11 +141,11 @@ def roll_out(
         asked = prompts[begin : begin + size]
         if rows_path.exists():
             found = _read_part(rows_path, record_path, asked, config)
-            yield _graded_again(found, asked, problems, rows_path)
+            yield _graded_again(found, asked, problems, tokenizer, rows_path)
             continue
         with router_drift(model, config, step, number):
             samples = _sample(sampler, asked, config, step)
-        rollouts = _rewarded(samples, problems, step, tokenizer.end_of_text_id)
+        rollouts = _rewarded(samples, problems, step, tokenizer)
         # The rows appear last: a part without them is made again.
         _write_records(record_path, [one.record for one in rollouts])
         write_rows(rows_path, [one.row for one in rollouts], survives_power_cut=False)
@@ -206,13 +206,12 @@ def check_finite(samples: Sequence[Sample], prompts: Sequence[Prompted]) -> None
 
 
 def _rewarded(
-    samples: Sequence[_Sampled], problems: ProblemSet, step: int, end_of_text: int
+    samples: Sequence[_Sampled], problems: ProblemSet, step: int, tokenizer: Tokenizer
 ) -> list[Rollout]:
-    rewards = checked_rewards(
-        problems, [(one.prompted.problem, one.sample.text) for one in samples]
-    )
+    answers = [(one.prompted.problem, one.sample.text, one.sample.tokens) for one in samples]
+    rewards = sampled_rewards(problems, answers, tokenizer)
     return [
-        Rollout(_row(one, reward, step, end_of_text), _record_of(one.sample))
+        Rollout(_row(one, reward, step, tokenizer.end_of_text_id), _record_of(one.sample))
         for one, reward in zip(samples, rewards, strict=True)
     ]
 
@@ -239,14 +238,17 @@ def _graded_again(
     rollouts: Sequence[Rollout],
     prompts: Sequence[Prompted],
     problems: ProblemSet,
+    tokenizer: Tokenizer,
     rows_path: Path,
 ) -> list[Rollout]:
     """A part that was read, with what its answers earn now; its rows follow where that differs."""
     samples = len(rollouts) // len(prompts)
     asked = [one.problem for one in prompts for _ in range(samples)]
-    rewards = checked_rewards(
-        problems, [(one, found.row.text) for one, found in zip(asked, rollouts, strict=True)]
-    )
+    answers = [
+        (one, found.row.text, found.row.response_tokens)
+        for one, found in zip(asked, rollouts, strict=True)
+    ]
+    rewards = sampled_rewards(problems, answers, tokenizer)
     graded = [
         Rollout(
             replace(

@@ -34,7 +34,9 @@ class GrpoStepRow:
     clip_share: float
     """Of answer tokens whose gradient the clip held back, mean over updates."""
     largest_ratio_deviation: float
-    """Of the first update's tokens, the largest |new / old probability - 1|: 0 with one engine."""
+    """Of the first update's tokens, the largest |new / old probability - 1| in the loss. 0 by construction
+    with old_log_probs "trainer": that update's own are the old ones. What the sampler's were is
+    `largest_sampler_deviation`."""
     divergence: float | None
     """From the reference, mean over answer tokens and updates. None: no reference is kept."""
     entropy: float
@@ -51,6 +53,9 @@ class GrpoStepRow:
     """Largest share of a layer's tokens that one expert received, in units of even use."""
     sampler_log_prob_difference: float
     """Mean over answer tokens of |sampler's - trainer's log-probability| at equal weights."""
+    largest_sampler_deviation: float | None = None
+    """Of the step's answer tokens, the largest |sampler's / trainer's probability - 1| at the weights that
+    sampled. None: a row of an earlier version."""
     routing_disagreement: float
     """Share of (token, layer), prompts included, for which the trainer's routers would choose other
     experts than the sampler's did, at equal weights."""

@@ -18,8 +18,9 @@ from isoflop.posttrain.config import GrpoConfig
 from isoflop.posttrain.loop import GrpoRun, Progress, train_grpo
 from isoflop.posttrain.page import write_page
 from isoflop.posttrain.problems import ProblemSet, load_problems
-from isoflop.posttrain.rewards import RewardFunction
-from isoflop.sandbox import Limits, Sandbox
+from isoflop.posttrain.reference import model_digest
+from isoflop.posttrain.rewards import RewardFunction, program_limits
+from isoflop.sandbox import Sandbox
 from isoflop.tokens.tokenizer import Tokenizer
 from isoflop.train.state import forget_state
 
@@ -30,9 +31,9 @@ class GrpoStage:
 
     grpo: GrpoConfig
     checkpoint: str
-    """Digest of the weights."""
+    """Digest of the weights and of the config that computes with them."""
     reference: str | None
-    """The same of the weights that the divergence is taken from. None: no divergence is taken."""
+    """The same of the model that the divergence is taken from. None: no divergence is taken."""
     tokenizer: str
     """Digest of the tokenizer's file."""
     train: str
@@ -127,7 +128,7 @@ def _check_device(device: str) -> None:
 
 def _sandbox(config: GrpoConfig) -> Sandbox:
     """Where the answers' programs run, within the config's time."""
-    return Sandbox(limits=Limits(cpu_seconds=config.program_seconds))
+    return Sandbox(limits=program_limits(config.program_seconds))
 
 
 def _sets(config: GrpoConfig, sandbox: Sandbox, own: Mapping[str, Path] | None) -> list[ProblemSet]:
@@ -175,11 +176,11 @@ def grpo_folder(
 ) -> StageFolder:
     """The folder's name, without making it."""
     train, *validation = (problems_digest(one.problems) for one in sets)
-    weights = file_digest(checkpoint / "model.safetensors")
-    frozen = weights if reference is None else file_digest(reference / "model.safetensors")
+    trained = model_digest(checkpoint)
+    frozen = trained if reference is None else model_digest(reference)
     stage = GrpoStage(
         grpo=config,
-        checkpoint=weights,
+        checkpoint=trained,
         reference=frozen if config.divergence_coefficient > 0 else None,
         tokenizer=file_digest(tokenizer.path),
         train=train,

@@ -10,3 +10,7 @@ Divergence = Literal["k1", "k2", "k3"]
 
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 """How tokens' losses become one number, see `isoflop.posttrain.grpo.aggregate`."""
+
+MAX_REWARD = 1e15
+"""Largest size of a reward: sums of squares of larger ones overflow in float32, and an advantage that is not
+divided is a float32 number. Chosen."""

@@ -26,6 +26,7 @@ from isoflop.posttrain.grpo import (
     clipped_objective,
     divergence,
     group_advantages,
+    ratio_of,
 )
 from isoflop.posttrain.policy import Answer, AnswerBatch, EntropyWanted, Said, say
 from isoflop.posttrain.rollouts import Rollout
@@ -40,6 +41,8 @@ class PolicySums:
     entropy: float
     sampler_difference: float
     """Of |sampler's - trainer's log-probability|."""
+    largest_sampler_deviation: float
+    """Over answer tokens, of |sampler's / trainer's probability - 1|: no sum but the largest."""
     num_routed: int
     """Pairs of token and layer, prompts included, once for the answers of a micro-batch."""
     num_disagreeing: int
@@ -51,13 +54,21 @@ class PolicySums:
             num_tokens=self.num_tokens + other.num_tokens,
             entropy=self.entropy + other.entropy,
             sampler_difference=self.sampler_difference + other.sampler_difference,
+            largest_sampler_deviation=max(
+                self.largest_sampler_deviation, other.largest_sampler_deviation
+            ),
             num_routed=self.num_routed + other.num_routed,
             num_disagreeing=self.num_disagreeing + other.num_disagreeing,
         )
 
 
 NOTHING_SEEN = PolicySums(
-    num_tokens=0, entropy=0.0, sampler_difference=0.0, num_routed=0, num_disagreeing=0
+    num_tokens=0,
+    entropy=0.0,
+    sampler_difference=0.0,
+    largest_sampler_deviation=0.0,
+    num_routed=0,
+    num_disagreeing=0,
 )
 
 
@@ -99,6 +110,7 @@ class UpdateResult:
     divergence: float | None
     clip_share: float
     largest_ratio_deviation: float
+    """Of the ratio that the loss has, new over old probability, from 1."""
     gradient_l2_norm: float
     gradient_l1_norm: float
     balance_loss: Float[Tensor, " layers"]
@@ -185,6 +197,7 @@ def _sums(said: Said, batch: AnswerBatch, sampled: Tensor) -> PolicySums:
         num_tokens=int(batch.mask.sum()),
         entropy=said.entropy.sum().item(),
         sampler_difference=(sampled - said.log_probs).abs().sum().item(),
+        largest_sampler_deviation=(ratio_of(sampled, said.log_probs) - 1).abs().max().item(),
         num_routed=other.numel(),
         num_disagreeing=int(other.sum()),
     )
@@ -247,7 +260,6 @@ class _Seen:
     """What one micro-batch showed."""
 
     sums: PolicySums
-
     policy_loss: float
     divergence_sum: float | None
     num_held: int
@@ -310,7 +322,7 @@ def _backward(model: Transformer, part: MicroBatch, whole: MiniBatch, config: Gr
         if weight > 0:
             loss = loss + share * weight * of_layers.sum()
     loss.backward()
-    ratio = (said.log_probs.detach() - old).exp()
+    ratio = ratio_of(said.log_probs.detach(), old)
     return _Seen(
         sums=part.seen or _sums(said, batch, part.sampler_log_probs),
         policy_loss=policy.item(),

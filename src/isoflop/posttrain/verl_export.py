@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isoflop.evaluate.tasks.problem import Problem
 from isoflop.extras import import_extra
 from isoflop.model.huggingface.card import Lineage
 from isoflop.model.huggingface.export import (
@@ -30,6 +31,7 @@ from isoflop.posttrain.config import GrpoConfig, ProblemSource
 from isoflop.posttrain.left_out import left_out_lines, rows_set_aside
 from isoflop.posttrain.problems import ProblemSet, load_problems
 from isoflop.posttrain.rollouts import encode_prompts
+from isoflop.posttrain.rows import LeftOutRow, Split
 from isoflop.posttrain.verl_config import CONFIG_NAME, VERL_VERSION, to_yaml, verl_config
 from isoflop.posttrain.verl_reward import row_of
 from isoflop.records import flush_to_disk
@@ -82,10 +84,9 @@ class VerlExport:
     model: Exported
     num_problems: int
     """To train on."""
-    num_left_out: int
-    """Problems whose prompts are too long, which verl leaves out."""
-    set_aside: tuple[str, ...]
-    """Rows of the data that could not be read as problems: a line for each source that has any."""
+    left_out: tuple[str, ...]
+    """Problems whose prompts are too long and rows of the data that could not be read as problems: a
+    line for each source that has any."""
 
 
 def export_verl(
@@ -101,7 +102,7 @@ def export_verl(
     """Write a run of GRPO from the checkpoint to the new folder `target`.
 
     Args:
-        tokenizer: reads the problems, to count what fits.
+        tokenizer: reads the problems: those whose prompts are too long are left out.
         files: the same for `model/`.
 
     Raises:
@@ -111,25 +112,37 @@ def export_verl(
     sources = (config.train, *config.validation)
     with Sandbox() as sandbox:
         sets = [load_problems(source, config.reward, sandbox) for source in sources]
-    kept, left_out = encode_prompts(sets[0], tokenizer, config, context, "train")
-    settings = verl_config(config, num_problems=len(kept), context=context)
+    asked, left_out = _asked(sets, tokenizer, config, context)
+    settings = verl_config(config, num_problems=len(asked[0]), context=context)
     template = chat_template(tokenizer, config)
     settings["actor_rollout_ref"]["model"]["custom_chat_template"] = template
     with whole_folder(target) as part:
         model = export_checkpoint(
             checkpoint, part / "model", tokenizer=files, lineage=lineage, dtype=dtype
         )
-        names = _write_data(part / "data", sets, sources, config)
-        _write_texts(part, settings, names, len(kept))
-    aside = [rows_set_aside(sets[0], "train")]
-    aside += [rows_set_aside(one, "validation") for one in sets[1:]]
+        names = _write_data(part / "data", asked, sources, config)
+        _write_texts(part, settings, names, len(asked[0]))
     return VerlExport(
         folder=target,
         model=model,
-        num_problems=len(kept),
-        num_left_out=len(left_out),
-        set_aside=tuple(left_out_lines(row for one in aside for row in one)),
+        num_problems=len(asked[0]),
+        left_out=tuple(left_out_lines(left_out)),
     )
+
+
+def _asked(
+    sets: Sequence[ProblemSet], tokenizer: Tokenizer, config: GrpoConfig, context: int
+) -> tuple[list[list[Problem]], list[LeftOutRow]]:
+    """Each source's problems that `isoflop grpo` would ask, and what it would leave out."""
+    asked, left_out = [], []
+    for place, problems in enumerate(sets):
+        split: Split = "train" if place == 0 else "validation"
+        kept, too_long = encode_prompts(problems, tokenizer, config, context, split)
+        # As many as are wanted of those that fit: verl leaves the others out after any cut.
+        most = None if place == 0 else config.validation_problems
+        asked.append([one.problem for one in kept[:most]])
+        left_out += [*too_long, *rows_set_aside(problems, split)]
+    return asked, left_out
 
 
 def chat_template(tokenizer: Tokenizer, config: GrpoConfig) -> str:
@@ -141,20 +154,22 @@ def chat_template(tokenizer: Tokenizer, config: GrpoConfig) -> str:
 
 
 def _write_data(
-    folder: Path, sets: Sequence[ProblemSet], sources: Sequence[ProblemSource], config: GrpoConfig
+    folder: Path,
+    asked: Sequence[Sequence[Problem]],
+    sources: Sequence[ProblemSource],
+    config: GrpoConfig,
 ) -> list[str]:
     """One Parquet file a source; returns the names of those to validate on."""
     pyarrow = import_extra("pyarrow", "rl", "verl's data")
     parquet = import_extra("pyarrow.parquet", "rl", "verl's data")
     folder.mkdir()
     names = []
-    for place, (problems, source) in enumerate(zip(sets, sources, strict=True)):
+    for place, (problems, source) in enumerate(zip(asked, sources, strict=True)):
         split = "train" if place == 0 else "validation"
         name = "train" if place == 0 else f"validation-{place}"
-        most = None if place == 0 else config.validation_problems
         rows: list[dict[str, Any]] = [
             row_of(problem, source, config, index=index, split=split)
-            for index, problem in enumerate(problems.problems[:most])
+            for index, problem in enumerate(problems)
         ]
         path = folder / f"{name}.parquet"
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)

@@ -19,8 +19,8 @@ from isoflop.evaluate.tasks.names import find_task
 from isoflop.evaluate.tasks.problem import Problem
 from isoflop.posttrain.config import REASONING_GYM, GrpoConfig, ProblemSource, RewardName
 from isoflop.posttrain.problems import ProblemSet, load_problems
-from isoflop.posttrain.rewards import REWARDS, RewardFunction
-from isoflop.sandbox import Limits, Sandbox
+from isoflop.posttrain.rewards import REWARDS, RewardFunction, program_limits
+from isoflop.sandbox import Sandbox
 
 DEFAULT_REWARD: RewardName = "program_or_answer"
 """Of rows that name none: the study's."""
@@ -116,7 +116,7 @@ def _problem(task: str, ground_truth: str, told: Mapping[str, Any]) -> Problem:
 @functools.cache
 def _sandbox(seconds: float) -> Sandbox:
     """This process's sandbox for programs of so much time; its workers end with the process."""
-    sandbox = Sandbox(limits=Limits(cpu_seconds=seconds))
+    sandbox = Sandbox(limits=program_limits(seconds))
     atexit.register(sandbox.close)
     return sandbox
 

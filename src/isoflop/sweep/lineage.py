@@ -67,6 +67,11 @@ class StudyCheckpoint:
         path = self.root / self.study.tokenizer.path / "tokenizer.json"
         return study_tokenizer(path, self.study.experiment.tokenizer, sequence_length)
 
+    def open_tokenizer(self) -> Tokenizer:
+        """The same, loaded."""
+        path = self.root / self.study.tokenizer.path / TOKENIZER_FILE
+        return Tokenizer.load(path, self.study.experiment.tokenizer)
+
 
 def find_study(checkpoint: Path) -> StudyCheckpoint | None:
     """The study around a checkpoint; None where no folder above holds one that knows it.
@@ -134,7 +139,7 @@ def open_tokenizer(checkpoint: Path, asked: str | None, end_of_text: str | None)
         end_of_text: the token that ends documents; None: the study's, or the usual one.
 
     Raises:
-        UserError: none is found, or its file is broken.
+        UserError: none is found, its file is broken, or another is asked for than the study's.
     """
     beside = checkpoint / TOKENIZER_FILE
     path = asked or (str(beside) if beside.exists() else None)
@@ -142,7 +147,10 @@ def open_tokenizer(checkpoint: Path, asked: str | None, end_of_text: str | None)
         config = TokenizerConfig(path=path)
         if end_of_text is not None:
             config = TokenizerConfig(path=path, end_of_text=end_of_text)
-        return Tokenizer.load(Path(path), config)
+        found = Tokenizer.load(Path(path), config)
+        if asked is not None:
+            _check_is_the_studys(checkpoint, found)
+        return found
     study = find_study(checkpoint)
     if study is None:
         raise UserError(
@@ -153,5 +161,25 @@ def open_tokenizer(checkpoint: Path, asked: str | None, end_of_text: str | None)
         raise UserError(
             f"--end-of-text {end_of_text!r} says something of --tokenizer FILE: give both"
         )
-    found = study.root / study.study.tokenizer.path / TOKENIZER_FILE
-    return Tokenizer.load(found, study.study.experiment.tokenizer)
+    return study.open_tokenizer()
+
+
+def _check_is_the_studys(checkpoint: Path, asked: Tokenizer) -> None:
+    """
+    Raises:
+        UserError: a study knows the checkpoint's tokenizer, and the one asked for has other ids.
+    """
+    try:
+        study = find_study(checkpoint)
+        own = None if study is None else study.open_tokenizer()
+    except UserError:
+        # A study of another version, or without its tokenizer: nothing is known.
+        return
+    if own is None:
+        return
+    if asked.vocabulary != own.vocabulary or asked.end_of_text_id != own.end_of_text_id:
+        raise UserError(
+            f"{asked.path}: another tokenizer ({asked.vocabulary_size} tokens, end of text "
+            f"{asked.end_of_text!r}) than that of the checkpoint's study ({own.path}, "
+            f"{own.vocabulary_size}, {own.end_of_text!r}); leave --tokenizer out"
+        )

@@ -118,7 +118,10 @@ class Tokenizer:
         """The text of the token that ends every document."""
         self.end_of_text_id: int = tokenizer.token_to_id(config.end_of_text)
         """The token that ends every document."""
-        self.vocabulary_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+        """Id of each token as its file writes it."""
+        self._known = frozenset(self.vocabulary.values())
+        self.vocabulary_size: int = max(self._known) + 1
         """One past the largest token id, added tokens included, padding not."""
         self.byte_level: bool = _has_byte_level_decoder(tokenizer)
         """Whether every token stands for bytes of its own."""
@@ -173,8 +176,12 @@ class Tokenizer:
             for text, encoding in zip(texts, batch, strict=True)
         ]
 
+    def holds(self, tokens: Sequence[int]) -> bool:
+        """Whether each is a token of this tokenizer, and none an id of a padding row."""
+        return self._known.issuperset(tokens)
+
     def decode(self, tokens: Sequence[int]) -> str:
-        """The tokens' text. Special tokens and ids of padding rows have no text.
+        """The tokens' text. Special tokens and ids of padding rows have no text, see `holds`.
 
         Bytes that are no UTF-8 (a character cut off) become U+FFFD.
         """

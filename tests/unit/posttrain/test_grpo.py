@@ -17,6 +17,7 @@ from isoflop.posttrain.grpo import (
     divergence,
     group_advantages,
 )
+from isoflop.posttrain.settings import MAX_REWARD
 
 REWARDS = st.lists(
     st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 1.0, -2.0]), min_size=4, max_size=4),
@@ -56,10 +57,19 @@ def test_equal_rewards_that_no_float_holds_exactly_have_no_advantage():
     assert not found.any()
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_reward_that_is_no_number_is_refused(bad):
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e300, -1e16])
+def test_a_reward_that_is_no_number_or_beyond_the_bound_is_refused(bad):
     with pytest.raises(ValueError, match="finite"):
-        group_advantages(torch.tensor([[0.0, bad]]))
+        group_advantages(torch.tensor([[0.0, bad]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_largest_rewards_still_have_advantages(dtype):
+    """Beyond the bound the deviation overflows and every advantage is 0."""
+    rewards = torch.tensor([[MAX_REWARD, -MAX_REWARD]], dtype=dtype)
+    found = group_advantages(rewards).float()[0].tolist()
+    assert found == pytest.approx([0.5**0.5, -(0.5**0.5)])
+    assert group_advantages(rewards, scale="none").float().isfinite().all()
 
 
 def test_the_clip_holds_gradients_back_only_where_the_ratio_went_too_far_its_way():
@@ -220,10 +230,11 @@ def test_probabilities_far_apart_leave_finite_losses_and_gradients(apart):
         assert loss.isfinite().all()
         assert gradient.isfinite().all()
     for estimator in ("k1", "k2", "k3"):
-        estimate = divergence(new, old, estimator)
-        (gradient,) = torch.autograd.grad(estimate.sum(), new)
-        assert estimate.isfinite().all()
-        assert gradient.isfinite().all()
+        for sampled in (None, old, -old):
+            estimate = divergence(new, old, estimator, old_log_probs=sampled)
+            (gradient,) = torch.autograd.grad(estimate.sum(), new)
+            assert estimate.isfinite().all()
+            assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -238,6 +249,7 @@ def test_probabilities_far_apart_leave_finite_losses_and_gradients(apart):
         {"temperature": math.nan},
         {"learning_rate": math.inf},
         {"program_seconds": 0.0},
+        {"program_seconds": 1e5},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes):

@@ -66,6 +66,7 @@ def test_rows_tell_what_was_sampled_and_learned(
             assert ended == (one.finish == "end_of_text")
         assert row.update_l2_norm > 0
         assert row.largest_ratio_deviation == 0.0
+        assert 0.0 < row.largest_sampler_deviation < 1e-4
         assert row.balance_loss > (0.9, 0.9)
     assert steps[0].divergence < steps[-1].divergence
     validation = list(read_rows(folder / "validation.jsonl", GrpoValidationRow))
@@ -418,6 +419,20 @@ def test_defaults_are_the_studys():
         105,
     )
     assert config.max_gradient_l1_norm is None
+    assert (config.clip_low, config.clip_high, config.temperature, config.top_p) == (0.2, 0.2, 1, 1)
+    assert (config.beta1, config.beta2, config.epsilon, config.weight_decay) == (
+        0.9,
+        0.999,
+        1e-8,
+        0.01,
+    )
+    assert (config.max_gradient_norm, config.validation_steps) == (1.0, 5)
+    assert (config.reward, config.program_seconds) == ("program_or_answer", 3.0)
+    assert (config.advantage_scale, config.aggregation, config.divergence) == (
+        "group_std",
+        "token_mean",
+        "k3",
+    )
 
 
 @pytest.mark.parametrize("where", ["validation", "rollouts"])

@@ -1,5 +1,7 @@
 """Second moments are those of the matrices' real inputs and gradients, and looking changes nothing."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -52,14 +54,72 @@ def test_factors_are_of_what_goes_in_and_what_comes_back(model, tokenizer):
     assert row.fisher_largest_eigenvalue == pytest.approx(product)
 
 
+def test_routers_and_head_are_heard_as_they_are_multiplied(model, tokenizer):
+    """Their gradient is the sum over rows of gradient times input, whatever way it is taken."""
+    rows = {row.matrix: row for row in probe_second_moments(model, tokenizer, step=0, texts=[TEXT])}
+    tokens = torch.tensor([tokenizer.encode(TEXT)])
+    plain = Transformer(model.config, seed=3, ops="torch")
+    read = []
+    moe = plain.layers[1].moe
+    moe.register_forward_pre_hook(lambda _, given: read.append(given[0][0]))
+    inner, come_back = moe.ops.route_tokens, []
+
+    def route_tokens(logits, *others):
+        logits.register_hook(come_back.append)
+        return inner(logits, *others)
+
+    moe.ops = dataclasses.replace(moe.ops, route_tokens=route_tokens)
+    hidden, _ = plain.hidden(tokens[:, :-1])
+    logits = plain.logits(hidden[0])
+    plain.losses_of(hidden[0], tokens[0, 1:]).sum().backward()
+    # Of cross-entropy by logits: probabilities less the target's one.
+    gradients = logits.detach().softmax(dim=-1)
+    gradients[torch.arange(len(gradients)), tokens[0, 1:]] -= 1
+    torch.testing.assert_close(gradients.T @ hidden[0].detach(), plain.head.grad)
+    head = rows["head"]
+    assert head.num_rows == len(gradients)
+    assert (head.input_trace, head.input_largest_eigenvalue) == pytest.approx(
+        trace_and_largest(hidden[0].detach()), rel=1e-4
+    )
+    assert (head.gradient_trace, head.gradient_largest_eigenvalue) == pytest.approx(
+        trace_and_largest(gradients), rel=1e-4
+    )
+    router = rows["layers.1.moe.router"]
+    assert router.num_rows == len(gradients)
+    assert (router.input_trace, router.input_largest_eigenvalue) == pytest.approx(
+        trace_and_largest(read[0].detach()), rel=1e-4
+    )
+    (gradients,) = come_back
+    torch.testing.assert_close(gradients.T @ read[0].detach(), moe.router.grad)
+    assert (router.gradient_trace, router.gradient_largest_eigenvalue) == pytest.approx(
+        trace_and_largest(gradients), rel=1e-4
+    )
+    assert router.gradient_trace > 0
+
+
+def test_a_dense_model_has_a_router_without_gradients(tokenizer, shape):
+    dense = Transformer(dataclasses.replace(shape, num_experts=1, top_k=1), seed=3)
+    rows = {row.matrix: row for row in probe_second_moments(dense, tokenizer, step=0, texts=[TEXT])}
+    assert rows["layers.0.moe.router"].gradient_trace == 0.0
+    assert rows["head"].gradient_trace > 0
+
+
 def test_every_matrix_has_a_row_and_experts_see_each_token_top_k_times(model, tokenizer):
     rows = {row.matrix: row for row in probe_second_moments(model, tokenizer, step=0, texts=[TEXT])}
     matrices = {
         f"layers.{layer}.{name}"
         for layer in range(2)
-        for name in ("attention.query_key_value", "attention.output", "moe.gate_up", "moe.down")
+        for name in (
+            "attention.query_key_value",
+            "attention.output",
+            "moe.router",
+            "moe.gate_up",
+            "moe.down",
+        )
     }
-    assert set(rows) == matrices
+    # All weights of two axes or more but the embedding, which is looked up.
+    every = {name for name, weights in model.named_parameters() if weights.dim() > 1}
+    assert set(rows) == matrices | {"head"} == every - {"embedding"}
     read = len(tokenizer.encode(TEXT)) - 1
     assert rows["layers.1.moe.down"].num_rows == read * model.config.top_k
 

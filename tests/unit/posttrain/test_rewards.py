@@ -295,6 +295,7 @@ def test_a_reward_that_hangs_holds_no_process():
             lambda answers: [Reward(value=float("nan"), gradable=True)],
             "is nan; it must be a finite",
         ),
+        (lambda answers: [Reward(value=1e300, gradable=True)], "a finite number within"),
         (lambda answers: 1 / 0, "the reward raised ZeroDivisionError"),
     ],
 )

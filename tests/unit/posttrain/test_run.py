@@ -1,13 +1,14 @@
 """A run in its folder: whatever the instant of a kill, nothing that was done is done again."""
 
 import json
+import shutil
 
 import pytest
 
 from isoflop.folders import StageFolder
 from isoflop.posttrain import loop
 from isoflop.posttrain import run as run_module
-from isoflop.posttrain.run import run_grpo
+from isoflop.posttrain.run import grpo_folder, run_grpo
 
 
 class Killed(BaseException):
@@ -82,3 +83,30 @@ def test_a_kill_at_the_end_of_a_run_repeats_no_step(start, monkeypatch, owner, n
     # The times are those of the steps as they were made, once each.
     times = [json.loads(line)["step"] for line in (cut / "timings.jsonl").read_text().splitlines()]
     assert times == [1, 2, 3]
+
+
+def changed_config(checkpoint, folder, **changes):
+    """The same bytes of weights beside another config."""
+    shutil.copytree(checkpoint, folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+@pytest.mark.parametrize("of", ["checkpoint", "reference"])
+def test_the_same_weights_under_another_config_are_another_run(
+    checkpoint, tokenizer, make_config, problems, tmp_path, of
+):
+    """A finished run must not be found for a model that computes other numbers."""
+
+    def named(folder) -> str:
+        given = {"checkpoint": checkpoint, "reference": checkpoint} | {of: folder}
+        return grpo_folder(
+            given["checkpoint"], tokenizer, make_config(), [problems], tmp_path, "digits",
+            "config", given["reference"],
+        ).path.name  # fmt: skip
+
+    other = changed_config(checkpoint, tmp_path / "other", router_order="softmax_then_topk")
+    same = changed_config(checkpoint, tmp_path / "same", init_std=0.5)
+    assert named(other) != named(checkpoint)
+    assert named(same) == named(checkpoint)

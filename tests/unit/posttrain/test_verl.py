@@ -155,7 +155,7 @@ def exported(checkpoint, tokenizer, make_config, tmp_path):
 
 def test_the_folder_holds_a_run(exported):
     _, target, done = exported
-    assert (done.num_problems, done.num_left_out) == (12, 0)
+    assert (done.num_problems, done.left_out) == (12, ())
     assert names_in(target) == ["README.md", "data", "grpo.yaml", "model", "reward.py", "run.sh"]
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(names_in(target / "model"))
     assert (target / "run.sh").stat().st_mode & stat.S_IXUSR
@@ -178,6 +178,36 @@ def test_the_data_are_read_back_in_verls_layout(exported, problem_file):
         assert row["reward_model"] == {"style": "rule", "ground_truth": problem.golds[0]}
         assert row["extra_info"]["index"] == place
     assert len(pyarrow.parquet.read_table(target / "data" / "validation-1.parquet")) == 5
+
+
+def test_validation_takes_as_many_as_fit_and_every_source_tells_what_does_not(
+    checkpoint, tokenizer, make_config, problem_file, tmp_path
+):
+    """The first problems are too long: the cut comes after they are left out."""
+    rows = problem_file.read_text().splitlines()
+    long = [json.dumps(json.loads(row) | {"prompt": "9" * 40}) for row in rows[:4]]
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join([*long, *rows[4:], "no JSON"]) + "\n")
+    source = replace(make_config().train, data=str(mixed), name="mixed")
+    config = make_config(
+        train=source,
+        validation=(source,),
+        validation_problems=5,
+        max_prompt_tokens=16,
+        max_response_tokens=8,
+    )
+    target = tmp_path / "out"
+    done = export_verl(checkpoint, target, config, tokenizer=tokenizer, files=None)
+    for name, count in (("train", 8), ("validation-1", 5)):
+        written = pyarrow.parquet.read_table(target / "data" / f"{name}.parquet").to_pylist()
+        assert len(written) == count
+        assert [row["extra_info"]["index"] for row in written] == list(range(count))
+        assert all(len(row["prompt"][0]["content"]) < 16 for row in written)
+    assert done.num_problems == 8
+    assert done.left_out == (
+        "left out of mixed, train: 1 malformed JSON, 4 prompt too long",
+        "left out of mixed, validation: 1 malformed JSON, 4 prompt too long",
+    )
 
 
 def test_the_reward_is_called_as_verls_reward_manager_does(exported):

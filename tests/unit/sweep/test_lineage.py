@@ -11,9 +11,11 @@ from isoflop.evaluate.sampling.ours import greedy
 from isoflop.model.checkpoint import load_checkpoint
 from isoflop.model.huggingface.export import export_checkpoint
 from isoflop.model.huggingface.load import import_checkpoint
-from isoflop.sweep.lineage import find_study, find_tokenizer
+from isoflop.sweep.lineage import find_study, find_tokenizer, open_tokenizer
 from isoflop.sweep.stages import load_tokenizer
 from isoflop.sweep.study import read_study_map
+from isoflop.tokens.config import TokenizerConfig
+from isoflop.tokens.tokenizer import train_tokenizer
 
 PROMPTS = ["note 3: word", "word5", "What is", "word0 word3 word6", "1+2="]
 NEW_TOKENS = 12
@@ -101,6 +103,17 @@ def test_a_tokenizer_is_asked_for_where_none_is_found(last, exported, tmp_path):
             find_tokenizer(lone, None, asked, "</s>")
     with pytest.raises(UserError, match=r"nowhere.json: no such tokenizer file"):
         find_tokenizer(lone, None, "nowhere.json", None)
+
+
+def test_another_tokenizer_than_the_studys_is_refused(finished, last, tmp_path):
+    own = open_tokenizer(last, None, None)
+    copied = tmp_path / "copy.json"
+    shutil.copy(own.path, copied)
+    assert open_tokenizer(last, str(copied), own.end_of_text).vocabulary == own.vocabulary
+    other = tmp_path / "other.json"
+    train_tokenizer(TokenizerConfig(vocabulary_size=257), ["ask 12"] * 20, other)
+    with pytest.raises(UserError, match=r"another tokenizer \(257 tokens.*leave --tokenizer out"):
+        open_tokenizer(last, str(other), own.end_of_text)
 
 
 def test_a_folder_that_the_study_does_not_name_is_of_no_study(finished, last, tmp_path):

@@ -15,8 +15,9 @@ from isoflop.config import UserError, override
 from isoflop.evaluate.config import Samples
 from isoflop.model.checkpoint import checkpoint_folder
 from isoflop.posttrain import loop
+from isoflop.posttrain.config import grpo_sweep
 from isoflop.posttrain.problems import load_problems
-from isoflop.posttrain.rows import GrpoStepRow
+from isoflop.posttrain.rows import GrpoStepRow, RolloutRow
 from isoflop.records import ScoreRow, read_rows
 from isoflop.sandbox import Sandbox
 from isoflop.stage_records import StageRow
@@ -171,6 +172,37 @@ def test_a_failed_setting_is_recorded_and_the_others_go_on(finished, tmp_path):
     assert [line["step"] for line in lines if line["stage"] == "pretrained"] == [10, 20]
     mended = dataclasses.replace(experiment, grpo=(good,))
     assert [state.state for state in run_study(mended, root)] == ["done"]
+
+
+def test_every_run_is_post_trained_on_each_of_two_training_sets(finished, tmp_path):
+    """As the study's figure 12: from the sweep to the table, the folders and the report."""
+    root = tmp_path / "tiny"
+    shutil.copytree(finished.root, root)
+    (settings, _) = tiny_grpo(num_steps=1)
+    seen = settings.train
+    held_out = dataclasses.replace(seen, task="probes_held_out")
+    sweep = grpo_sweep(settings, learning_rates=(1e-4, 1e-3), train=(seen, held_out))
+    assert [(one.train, one.learning_rate) for one in sweep] == [
+        (source, rate) for source in (seen, held_out) for rate in (1e-4, 1e-3)
+    ]
+    experiment = dataclasses.replace(finished.experiment, grpo=sweep)
+    assert [state.state for state in run_study(experiment, root, num_workers=2)] == ["done"] * 2
+    for run in read_study_map(root).runs:
+        for planned, config in zip(run.grpo, sweep, strict=True):
+            assert f"-{config.train.label}-lr" in planned.train.path
+            answers = root / planned.train.path / "answers" / "step-00000001.jsonl"
+            asked = {row.problem.split("/")[1] for row in read_rows(answers, RolloutRow)}
+            assert asked == {config.train.task.removeprefix("probes_")}
+    table = read_table(root)
+    assert [one.label for one in stage_settings(table)] == [
+        f"on {source}-reasoning, learning rate {rate}"
+        for source in ("probes_held_out", "probes_seen")
+        for rate in ("0.0001", "0.001")
+    ]
+    page = (root / "report.html").read_text()
+    assert "Before and after GRPO" in page
+    assert "probes_seen-reasoning" in page
+    assert "probes_held_out-reasoning" in page
 
 
 def test_a_changed_setting_moves_its_own_folders_alone(tmp_path):

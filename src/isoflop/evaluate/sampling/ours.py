@@ -121,6 +121,7 @@ class _Batch:
         record: bool,
     ):
         self.model, self.requests, self.sampling = model, requests, sampling
+        self.tokenizer = tokenizer
         self.end_of_text_id = tokenizer.end_of_text_id
         self.stops = Stops(tokenizer, sampling.stop)
         self.device = model.embedding.device
@@ -273,6 +274,7 @@ class _Batch:
             tokens=said,
             text=text,
             finish="not_finite" if lost else finish_of(stopped=cut, ended=ended),
+            unknown_token=not self.tokenizer.holds(said),
             record=self._recorded(running, place) if self.record else None,
         )
 

@@ -15,6 +15,9 @@ Finish = Literal["stop", "end_of_text", "length", "not_finite"]
 NOT_FINITE = "the model's logits are not finite"
 """Reason of an answer that cannot be graded for it: training diverged or weights are damaged."""
 
+UNKNOWN_TOKEN = "it holds a token that the tokenizer does not have"
+"""Reason of an answer that cannot be graded for it: its text lacks what the model said."""
+
 GREEDY_SEED = 0
 """Of a prompt's one sample at temperature 0, which draws nothing."""
 
@@ -50,6 +53,9 @@ class Sample:
     text: str
     """Up to and without the stop text."""
     finish: Finish
+    unknown_token: bool = False
+    """Whether one of its tokens is none of the tokenizer's, but of a row that pads the vocabulary, or of
+    another tokenizer's: the text lacks it."""
     record: SampleRecord | None = field(default=None, compare=False)
     """None: not asked for."""
 

@@ -148,4 +148,5 @@ class VllmGenerator:
             tokens=tokens,
             text=text,
             finish=finish_of(stopped=cut, ended=ended),
+            unknown_token=not self.tokenizer.holds(tokens),
         )

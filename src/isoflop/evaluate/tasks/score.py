@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from isoflop.config import UserError
-from isoflop.evaluate.sampling.samples import NOT_FINITE, Sample
+from isoflop.evaluate.sampling.samples import NOT_FINITE, UNKNOWN_TOKEN, Sample
 from isoflop.evaluate.tasks.gsm8k import FUNCTION_HEAD
 from isoflop.evaluate.tasks.problem import Problem, Task
 from isoflop.graders import (
@@ -71,13 +71,22 @@ def score_samples(
     *,
     extraction: Extraction = "strict",
 ) -> list[Grade]:
-    """As `score_texts`; a sample that broke off for want of finite logits is ungradable, not read."""
-    whole = [(one, sample.text) for one, sample in answers if sample.finish != "not_finite"]
-    grades = iter(score_texts(task, whole, sandbox, extraction=extraction))
-    return [
-        ungradable(NOT_FINITE) if sample.finish == "not_finite" else next(grades)
-        for _, sample in answers
+    """As `score_texts`; a sample whose text is not what the model said is ungradable, not read: it broke
+    off for want of finite logits, or holds a token that the tokenizer does not have."""
+    reasons = [_unreadable(sample) for _, sample in answers]
+    whole = [
+        (problem, sample.text)
+        for (problem, sample), reason in zip(answers, reasons, strict=True)
+        if reason is None
     ]
+    grades = iter(score_texts(task, whole, sandbox, extraction=extraction))
+    return [next(grades) if reason is None else ungradable(reason) for reason in reasons]
+
+
+def _unreadable(sample: Sample) -> str | None:
+    if sample.finish == "not_finite":
+        return NOT_FINITE
+    return UNKNOWN_TOKEN if sample.unknown_token else None
 
 
 def program_of(task: Task, problem: Problem, text: str) -> Program:
@@ -112,14 +121,19 @@ def _read(task: Task, problem: Problem, text: str, extraction: Extraction) -> Gr
 
 def _exact(problem: Problem, text: str) -> Grade:
     """As `graders.grade_item` does for the probes of a study."""
-    gold = final_answer_in(problem.golds[0], None)
-    worked = gold is not None and final_answer_in(problem.answer, FINAL_ANSWER_MARK) == gold
-    mark = FINAL_ANSWER_MARK if worked else None
+    mark = final_answer_mark(problem)
     verdict = grade(text, problem.golds[0], mark=mark)
     answer = final_answer_in(text, mark)
     if verdict is Verdict.UNGRADABLE or answer is None:
         return ungradable("no final answer")
     return Grade(verdict=verdict, answer=answer, reason=None)
+
+
+def final_answer_mark(problem: Problem) -> str | None:
+    """What a final answer to a probe's problem follows; None: the gold answer is no worked solution."""
+    gold = final_answer_in(problem.golds[0], None)
+    worked = gold is not None and final_answer_in(problem.answer, FINAL_ANSWER_MARK) == gold
+    return FINAL_ANSWER_MARK if worked else None
 
 
 def _run(task: Task, answers: Sequence[tuple[Problem, str]], sandbox: Runner | None) -> list[Grade]:
