@@ -1,5 +1,7 @@
 """A generated answer graded as its task says. Code runs in the sandbox and nowhere else."""
 
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -21,6 +23,8 @@ from isoflop.graders.exact import FINAL_ANSWER_MARK
 from isoflop.sandbox import Outcome, Program
 
 Extraction = Literal["strict", "flexible"]
+
+_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 
 FUNCTION_CALL = "\nprint(simple_math_problem())\n"
 """Runs an answer that is the body of `FUNCTION_HEAD`'s function."""
@@ -132,10 +136,20 @@ def _run(task: Task, answers: Sequence[tuple[Problem, str]], sandbox: Runner | N
     ]
 
 
+def _missing_module(outcome: Outcome) -> str | None:
+    """The package that a program wants and the sandbox has not; None for one that never was."""
+    found = _MISSING_MODULE.match(outcome.reason or "") if outcome.verdict == "error" else None
+    package = found[1].partition(".")[0] if found else None
+    return None if package in sys.stdlib_module_names else package
+
+
 def _grade_run(task: Task, problem: Problem, text: str, outcome: Outcome) -> Grade:
     why = outcome.verdict if outcome.reason is None else f"{outcome.verdict}: {outcome.reason}"
-    if outcome.verdict == "refused":
-        return Grade(verdict=Verdict.UNGRADABLE, answer=None, reason=why)
+    if outcome.verdict in ("refused", "not-carried"):
+        return ungradable(why)
+    missing = _missing_module(outcome)
+    if missing is not None:
+        return ungradable(f"needs a module outside the standard library: {missing}")
     if task.scorer == "program":
         passed = outcome.verdict == "passed"
         verdict = Verdict.CORRECT if passed else Verdict.WRONG

@@ -409,7 +409,8 @@ def test_errors_of_two_figures_do_not_go_together():
     generator = np.random.default_rng(5)
     noise = {f"task{i}.bits_per_byte": np.exp(0.02 * generator.normal(size=60)) for i in (1, 2)}
     found = recommend(
-        with_columns(study(bowl), **noise), Request(flops=3e18, tasks=(("task1", 1.0), ("task2", 1.0)))
+        with_columns(study(bowl), **noise),
+        Request(flops=3e18, tasks=(("task1", 1.0), ("task2", 1.0))),
     )
     place = {name: values[:1] for name, values in found.surrogates[0].runs.settings.items()}
     first, second = (one.predict(place).draws[:, 0] for one in found.surrogates)

@@ -67,11 +67,25 @@ def test_a_completion_is_run_after_its_prompt_and_its_tests_stand_apart():
         ("time-out", Verdict.WRONG),
         ("memory", Verdict.WRONG),
         ("refused", Verdict.UNGRADABLE),
+        ("not-carried", Verdict.UNGRADABLE),
     ],
 )
 def test_verdicts_of_the_sandbox(verdict, expected):
     asked = problem(program="assert f()")
     assert score_text(TASKS["mbpp"], asked, "x", PaperSandbox(verdict)).verdict is expected
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [("numpy", Verdict.UNGRADABLE), ("scipy.stats", Verdict.UNGRADABLE), ("os.no", Verdict.WRONG)],
+)
+def test_an_answer_that_needs_a_package_is_counted_apart_from_a_wrong_one(module, expected):
+    sandbox = PaperSandbox("error")
+    reason = f"ModuleNotFoundError: No module named '{module}' (line 1)"
+    sandbox.outcome = replace(sandbox.outcome, reason=reason)
+    grade = score_text(TASKS["mbpp"], problem(program="assert f()"), "x", sandbox)
+    assert grade.verdict is expected
+    assert module.split(".")[0] in grade.reason
 
 
 def test_a_program_that_prints_the_number_is_right():
