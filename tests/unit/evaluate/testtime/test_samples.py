@@ -162,6 +162,31 @@ def test_samples_cut_short_do_not_pass_for_all(model, merging, loaded, tmp_path)
         read_sampled([folder])
 
 
+def test_whole_problems_missing_at_the_end_do_not_pass_for_all(model, merging, loaded, tmp_path):
+    folder = draw(model, merging, loaded, tmp_path / "model", tmp_path)
+    lines = (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_bytes(b"".join(lines[:-3]))
+    with pytest.raises(UserError, match=r"holds 15 samples of 18: its samples\.jsonl was cut"):
+        read_sampled([folder])
+
+
+def test_votes_say_what_was_not_asked(model, merging, loaded, tmp_path):
+    folder = draw(model, merging, loaded, tmp_path / "model", tmp_path)
+    (sampled,) = read_sampled([folder])
+    logits = {(row.item, row.sample): -1.0 for row in sampled.rows}
+    found = votes([sampled], scores=logits)
+    (run,) = found.runs
+    assert (run.num_refused, run.num_set_aside, run.num_cut_shots) == (1, 1, 0)
+    assert json.loads(votes_to_json(found))["runs"][0]["num_refused"] == 1
+    text = votes_to_text(found)
+    assert "1 problems refused, too long" in text
+    assert "weighted majority not measured: scores below 0" in text
+    cut = tuple(dataclasses.replace(row, num_cut_shots=2) for row in sampled.rows)
+    found = votes([dataclasses.replace(sampled, rows=cut)])
+    assert found.runs[0].num_cut_shots == len(QUESTIONS)
+    assert f"{len(QUESTIONS)} problems asked with fewer shots" in votes_to_text(found)
+
+
 def test_a_sample_has_one_score(tmp_path):
     path = tmp_path / "scores.jsonl"
     line = '{"item": "a", "sample": 0, "score": 1.0}\n'
