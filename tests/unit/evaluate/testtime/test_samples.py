@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from statistics import NormalDist
 
 import pytest
 
@@ -13,6 +14,7 @@ from isoflop.evaluate.tasks.load import load_task
 from isoflop.evaluate.testtime import samples
 from isoflop.evaluate.testtime.command import parse_shard
 from isoflop.evaluate.testtime.report import (
+    Votes,
     read_sampled,
     read_scores,
     votes,
@@ -185,6 +187,15 @@ def test_votes_say_what_was_not_asked(model, merging, loaded, tmp_path):
     found = votes([dataclasses.replace(sampled, rows=cut)])
     assert found.runs[0].num_cut_shots == len(QUESTIONS)
     assert f"{len(QUESTIONS)} problems asked with fewer shots" in votes_to_text(found)
+
+
+def test_intervals_are_95_percent_of_a_normal_distribution(model, merging, loaded, tmp_path):
+    folder = draw(model, merging, loaded, tmp_path / "model", tmp_path)
+    run = votes(read_sampled([folder])).runs[0]
+    row = dataclasses.replace(run.curve[0], coverage=0.5, coverage_standard_error=0.1)
+    found = Votes(runs=(dataclasses.replace(run, curve=(row,)),), overlaps=(), problems=())
+    assert NormalDist().inv_cdf(0.975) == pytest.approx(1.959964, abs=1e-6)
+    assert "50.0% (30.4% to 69.6%)" in votes_to_text(found)
 
 
 def test_a_sample_has_one_score(tmp_path):
