@@ -13,6 +13,7 @@ Source: lm-evaluation-harness 0.4.13 (EleutherAI), the interface TemplateLM.
 import math
 import sys
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def __init__(
         self,
-        checkpoint: str,
+        checkpoint: str | None = None,
         tokenizer: str | None = None,
         end_of_text: str | None = None,
         dtype: str = "float32",
@@ -61,6 +62,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
+        **unknown: Any,
     ):
         """Arguments of `--model_args`, and the harness's own options of the same names.
 
@@ -74,12 +76,21 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             batch_size: sequences computed together, which changes no result beyond rounding;
                 "auto" or 1, the harness's default: as many as is fast.
             max_batch_size: has no effect, since memory is bounded without it.
+            unknown: refused.
             device: cpu or cuda; where there is no GPU, cpu.
 
         Raises:
             UserError: no checkpoint or tokenizer there, or an argument that is not allowed.
         """
         super().__init__()
+        if unknown:
+            known = [name for name in signature(HarnessModel).parameters if name != "unknown"]
+            raise UserError(
+                f"--model_args {next(iter(unknown))}: not an argument of this model; it has "
+                f"{', '.join(known)}"
+            )
+        if checkpoint is None:
+            raise UserError("--model isoflop needs --model_args checkpoint=DIR")
         if dtype not in DTYPES:
             raise UserError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
         # 1 is what the harness passes where the user says nothing.

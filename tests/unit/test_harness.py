@@ -174,6 +174,16 @@ def test_a_model_that_is_not_there_or_asked_wrongly(checkpoint):
         HarnessModel(str(checkpoint), dtype="float16")
     with pytest.raises(UserError, match="batch_size=0"):
         HarnessModel(str(checkpoint), batch_size=0)
+    with pytest.raises(UserError, match="checkpoint=DIR"):
+        HarnessModel()
+    with pytest.raises(UserError, match=r"pretrained: not an argument .* checkpoint, tokenizer"):
+        HarnessModel(str(checkpoint), pretrained="x")
+
+
+def test_a_temperature_is_nothing_where_the_task_does_not_draw(ours):
+    arguments = {"until": [], "max_gen_toks": 9, "temperature": 1.5, "do_sample": False}
+    assert ours._sampling(arguments).temperature == 0.0
+    assert ours._sampling(arguments | {"do_sample": True}).temperature == 1.5
 
 
 @pytest.mark.slow

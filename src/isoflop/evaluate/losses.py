@@ -53,16 +53,22 @@ class Question:
     """The prompt's bytes that this token begins with; empty if the answer begins a token."""
     num_bytes: int
     """UTF-8 bytes of the answer."""
+    parted: bool = True
+    """Whether the answer's bits can be told: False where a token without bytes spans the join."""
 
     @property
     def joined(self) -> bool:
         """Whether a token spans the join of prompt and answer."""
-        return bool(self.leftover)
+        return bool(self.leftover) or not self.parted
 
     @property
     def num_answer_tokens(self) -> int:
         """Tokens that reach into the answer."""
         return len(self.tokens) - self.first_answer
+
+
+NOT_PARTED = "a token without bytes spans the join of prompt and answer"
+"""Why a question has no task loss, though the model's logits are finite."""
 
 
 class AnswerLoss(NamedTuple):
@@ -94,8 +100,7 @@ def encode_question(
     `start` holds tokens to stand before the prompt.
 
     Raises:
-        UserError: an empty answer, or a token spans the join and the tokenizer's
-            tokens have no bytes.
+        UserError: an empty answer.
     """
     if not answer:
         raise UserError(f"the prompt {prompt[:60]!r} has an empty answer; give it one or remove it")
@@ -104,25 +109,24 @@ def encode_question(
     join = len(prompt)
     prompt_bytes, answer_bytes = prompt.encode(), answer.encode()
     first = 0
-    leftover = b""
+    leftover, parted = b"", True
     for first, span in enumerate(spans):  # noqa: B007 - read after the loop
         if span.start_byte is not None and span.end_byte is not None:
             if span.end_byte > len(prompt_bytes):
-                leftover = prompt_bytes[span.start_byte :]
+                if span.start_byte < len(prompt_bytes):
+                    # A space that the tokenizer puts in front of a text is the prompt's too.
+                    whole = tokenizer.token_bytes(span.token)
+                    leftover = whole[: len(whole) - (span.end_byte - len(prompt_bytes))]
                 break
         elif span.end > join:
-            if span.start < join:
-                raise UserError(
-                    f"a token spans the join of the prompt {prompt[-40:]!r} and the answer "
-                    f"{answer[:40]!r}, and this tokenizer's tokens have no bytes to part it; end "
-                    "the prompts where tokens end or use a byte-level tokenizer"
-                )
+            parted = span.start >= join
             break
     return Question(
         tokens=tokens,
         first_answer=len(start) + first,
         leftover=leftover,
         num_bytes=len(answer_bytes),
+        parted=parted,
     )
 
 
@@ -144,7 +148,8 @@ def task_losses(
 ) -> list[AnswerLoss | None]:
     """The loss of each (prompt, answer), in order.
 
-    None for one the model has no room for, or gives no finite logits for.
+    None for one the model has no room for, or gives no finite logits for, or that a token
+    without bytes joins to its prompt.
 
     Raises:
         UserError: an empty answer.
@@ -169,7 +174,7 @@ def task_losses(
 def answer_bits(
     model: Transformer, tokenizer: Tokenizer, questions: Sequence[Question], *, batch_items: int
 ) -> list[float | None]:
-    """Bits of each question's answer, in order; None where the logits are not finite.
+    """Bits of each question's answer, in order; None where there are none, see `score_answers`.
 
     Every question must fit the model.
     """
@@ -188,16 +193,19 @@ def score_answers(
 ) -> list[ScoredAnswer | None]:
     """Bits of each answer, and of each single token from the places `firsts` on, in order.
 
-    None where the logits are not finite. `firsts` holds, for each question, a place from 1 to the
+    None where the logits are not finite or the question cannot be parted. `firsts` holds, for
+    each question, a place from 1 to the
     number of its tokens. Every question must fit the model.
     """
+    kept = [place for place, question in enumerate(questions) if question.parted]
     asked = [
-        Asked(question.tokens, min(first, question.first_answer))
-        for question, first in zip(questions, firsts, strict=True)
+        Asked(questions[place].tokens, min(firsts[place], questions[place].first_answer))
+        for place in kept
     ]
 
-    def read(place: int, logits: Float[Tensor, "asked vocabulary"]) -> ScoredAnswer:
-        question, begin = questions[place], asked[place].first
+    def read(number: int, logits: Float[Tensor, "asked vocabulary"]) -> ScoredAnswer:
+        place = kept[number]
+        question, begin = questions[place], asked[number].first
         targets = question.tokens[begin:]
         nats = -logits.log_softmax(dim=-1)[range(len(targets)), list(targets)]
         plain = (nats / math.log(2)).tolist()
@@ -208,7 +216,11 @@ def score_answers(
             bits[0] = healed_bits(logits[answer], targets[answer], allowed)
         return ScoredAnswer(math.fsum(bits), tuple(plain[firsts[place] - begin :]))
 
-    return read_likelihoods(model, asked, read, batch_items=batch_items)
+    found: list[ScoredAnswer | None] = [None] * len(questions)
+    scored = read_likelihoods(model, asked, read, batch_items=batch_items)
+    for place, one in zip(kept, scored, strict=True):
+        found[place] = one
+    return found
 
 
 def healed_bits(logits: Float[Tensor, " vocabulary"], token: int, allowed: list[int]) -> float:

@@ -1,7 +1,8 @@
 """One checkpoint's scores: greedy answers graded, and the bits of the gold answers.
 
 Means are over the items that fit into the model's sequence length and for which its
-logits are finite; the others are left out and counted. A standard error is the sample
+logits are finite; the others are left out and counted, as are those whose answer a token without
+bytes joins to the prompt. A standard error is the sample
 standard deviation over the square root of n, None for fewer than two items; that of an
 accuracy is never 0, see `share_and_error`.
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from isoflop.config import UserError
 from isoflop.evaluate.config import EvaluateConfig
-from isoflop.evaluate.losses import Question, answer_bits, encode_question, fits
+from isoflop.evaluate.losses import NOT_PARTED, Question, answer_bits, encode_question, fits
 from isoflop.evaluate.sampling.ours import greedy
 from isoflop.evaluate.sampling.samples import NOT_FINITE, UNKNOWN_TOKEN, Sample
 from isoflop.evaluate.statistics import mean_and_error, share_and_error
@@ -104,6 +105,7 @@ def score_row(answers: Sequence[AnswerRow], tokens: int) -> ScoreRow:
         if answer.answer_bits is not None and answer.reason != NOT_FINITE
     ]
     not_finite = sum(answer.reason == NOT_FINITE for answer in answers)
+    not_parted = sum(answer.reason == NOT_PARTED for answer in answers)
     accuracy, accuracy_error = share_and_error([bool(one.correct) for one, _ in scored])
     per_byte, byte_error = mean_and_error([bits / one.num_answer_bytes for one, bits in scored])
     per_token, token_error = mean_and_error([bits / one.num_answer_tokens for one, bits in scored])
@@ -114,7 +116,9 @@ def score_row(answers: Sequence[AnswerRow], tokens: int) -> ScoreRow:
         split=first.split,
         num_items=len(answers),
         num_scored=len(scored),
-        num_ungradable=not_finite + sum(answer.correct is None for answer, _ in scored),
+        num_ungradable=not_finite
+        + not_parted
+        + sum(answer.correct is None for answer, _ in scored),
         accuracy=accuracy,
         accuracy_standard_error=accuracy_error,
         bits_per_byte=per_byte,
@@ -175,6 +179,8 @@ def _graded(
     """Whether the answer is right, or None and why that cannot be said."""
     if sample is None:
         return None, "prompt and answer are longer than the context"
+    if not asked.question.parted:
+        return None, NOT_PARTED
     if bits is None or sample.finish == "not_finite":
         return None, NOT_FINITE
     if sample.unknown_token:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
-from isoflop.graders.numbers import canonical_number, number_text, numbers_in
+from isoflop.graders.numbers import canonical_number, number_places, number_text, plain
+from isoflop.graders.stated import scaled, stated_number
 from isoflop.graders.verdict import Grade, graded, ungradable, unreadable
 
 Extraction = Literal["strict", "flexible"]
@@ -40,12 +41,14 @@ def grade_math(
     """
     text = text[-MAX_CHARACTERS:]
     stated = _after_last_mark(text, marks)
-    wanted = canonical_number(gold)
+    wanted = _number_of_gold(gold)
     if wanted is None:
         return _grade_words(stated, gold)
     if stated is None and extraction == "strict":
         return ungradable("no mark before a final answer")
-    found = _stated_number(stated) if stated is not None else _last(text)
+    found = _last(text) if stated is None else stated_number(stated)
+    if found is None and stated is not None and next(number_places(plain(stated)), None):
+        return ungradable("a calculation after the mark that cannot be read")
     if found is None and extraction == "flexible":
         found = _last(text)
     if found is None:
@@ -53,27 +56,36 @@ def grade_math(
     return graded(number_text(found), correct=found == wanted)
 
 
+def _number_of_gold(gold: str) -> Fraction | None:
+    """As a person wrote it: one number, with the word behind it that multiplies it."""
+    if canonical_number(gold) is None:
+        return None
+    return _last(gold)
+
+
 def _after_last_mark(text: str, marks: Sequence[str]) -> str | None:
     """The line after the last of the marks, or the next one where that is empty."""
-    any_mark = re.compile("|".join(map(re.escape, marks)), re.IGNORECASE)
-    ends = [match.end() for match in any_mark.finditer(text)]
-    if not ends:
+    # Bold type may end before the colon: "**Answer**: 18".
+    patterns = [re.escape(mark).replace(":", "[*_]{0,3}:") for mark in marks]
+    found = list(re.compile("|".join(patterns), re.IGNORECASE).finditer(text))
+    if not found:
         return None
-    rest = text[ends[-1] :][:STATEMENT_CHARACTERS].strip(" :*$\t\r\n")
+    end = found[-1].end()
+    if len(found) > 1 and not text[end:].split("\n", 1)[0].strip():
+        # As in "#### 18 ####", where the last mark closes the line.
+        between = text[found[-2].end() : found[-1].start()]
+        if between.strip() and "\n" not in between:
+            end = found[-2].end()
+    rest = text[end:][:STATEMENT_CHARACTERS].strip(" :*$\t\r\n")
     return rest.split("\n", 1)[0]
 
 
-def _stated_number(statement: str) -> Fraction | None:
-    """The first number of a statement; the one after the last "=" where it calculates."""
-    _, calculates, result = statement.rpartition("=")
-    return next(numbers_in(result if calculates else statement), None)
-
-
 def _last(text: str) -> Fraction | None:
+    readable = plain(text)
     found = None
-    for found in numbers_in(text):  # noqa: B007 - read after the loop
+    for found in number_places(readable):  # noqa: B007 - read after the loop
         pass
-    return found
+    return None if found is None else scaled(found.value, readable[found.end : found.end + 20])
 
 
 def _grade_words(stated: str | None, gold: str) -> Grade:

@@ -27,6 +27,7 @@ KEY_CHARACTERS = 300
 the digest of all of it."""
 
 _SPACED_THOUSANDS = re.compile(r"(?<=[0-9])(?:\\[,;:! ]|~)(?=[0-9]{3}(?![0-9]))")
+_IN_BASE = re.compile(r"\s*([0-9][0-9A-Fa-f]{0,100})\s*_\s*\{?\s*([0-9]{1,2})\s*\}?\s*\}?")
 _MIXED_NUMBER = re.compile(
     r"(?<![0-9./])([0-9]{1,20})[ ]([0-9]{1,20})/([0-9]{1,20})(?![0-9/]|[.][0-9])"
 )
@@ -47,6 +48,11 @@ def compare(text: str, gold: str) -> dict[str, Any]:
     last = text if box is None else box
     if unreadable(last) is not None:
         return {"problem": f"{unreadable(last)} in the answer"}
+    closing = last if box is not None else last.rstrip(" $.\n").rpartition(" ")[2]
+    bases = [_digits_and_base(one) for one in (gold, closing)]
+    if None not in bases and bases[0] != bases[1]:
+        # The library leaves the base out.
+        return {"problem": None, "answer": "_".join(bases[1] or ()), "correct": False}
     failures: list[Exception] = []
     readings = [
         found for one in dict.fromkeys((last, text)) if (found := _expressions(one, failures))
@@ -69,6 +75,16 @@ def _plain_numbers(text: str) -> str:
     '1234 and \\\\frac{5}{2}'
     """
     return _MIXED_NUMBER.sub(_as_fraction, _SPACED_THOUSANDS.sub("", text))
+
+
+def _digits_and_base(text: str) -> tuple[str, str] | None:
+    """Of a whole number written with its base, and nothing else, boxed or not.
+
+    >>> _digits_and_base("\\boxed{102_{3}}"), _digits_and_base("x_1")
+    (('102', '3'), None)
+    """
+    found = _IN_BASE.fullmatch(text.strip(" $.").removeprefix("\\boxed{"))
+    return None if found is None else (found[1].upper().lstrip("0") or "0", found[2])
 
 
 def _as_fraction(mixed: re.Match[str]) -> str:

@@ -12,6 +12,7 @@ Policy, where writing is ambiguous:
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import NamedTuple
 
 MAX_DIGITS = 400
 """Of one number; more are no answer to anything, and cost quadratic time to read."""
@@ -30,9 +31,15 @@ _NUMBER = re.compile(
 """Possessive quantifiers never go back, so that a search is linear in the text. A sign after a
 digit is a minus between two numbers; after a letter or a point, a hyphen."""
 
+_PART_OF_FRACTION = r"\{[ ]?([-+]?[0-9.,]{1,50})[ ]?\}"
 _LATEX_FRACTION = re.compile(
-    r"\\[dt]?frac(?:\{([0-9]{1,50})\}\{([0-9]{1,50})\}|[ ]?([0-9])[ ]?([0-9]))"
+    rf"\\[dt]?frac(?:{_PART_OF_FRACTION}{_PART_OF_FRACTION}|[ ]?([0-9])[ ]?([0-9]))"
 )
+_CURRENCY = re.compile(
+    r"(?<![A-Za-z])(?:Rs\.?|USD|EUR|GBP|INR|JPY|CNY|CAD|AUD)[ ]?(?=[-.]?[0-9])", re.IGNORECASE
+)
+_EMPHASIS = re.compile(r"(?<![A-Za-z0-9_)}\]\\])_{1,3}(?=[-+$]?[.0-9])")
+"""Underscores before a number, which no word or subscript stands before."""
 _LATEX_NOISE = re.compile(r"\\[!,;: ]|\\(?:left|right)\b|\{,\}")
 
 _VULGAR_FRACTIONS = {
@@ -61,10 +68,31 @@ def canonical_number(text: str) -> Fraction | None:
 
 def numbers_in(text: str) -> Iterator[Fraction]:
     """Every number, from left to right; one that is too long or over zero is left out."""
-    for match in _NUMBER.finditer(_plain(text)):
+    for place in number_places(plain(text)):
+        yield place.value
+
+
+class NumberPlace(NamedTuple):
+    """A number and where it stands in a text that is `plain`."""
+
+    value: Fraction
+    begin: int
+    end: int
+
+
+def number_places(text: str) -> Iterator[NumberPlace]:
+    """As `numbers_in`, of a text that is `plain`, with their places."""
+    for match in _NUMBER.finditer(text):
         value = _value(match)
         if value is not None:
-            yield value
+            yield NumberPlace(value, match.start(), match.end())
+
+
+def match_number(text: str) -> NumberPlace | None:
+    """The number that a `plain` text begins with."""
+    match = _NUMBER.match(text)
+    value = None if match is None else _value(match)
+    return None if match is None or value is None else NumberPlace(value, 0, match.end())
 
 
 def number_text(value: Fraction) -> str:
@@ -72,14 +100,26 @@ def number_text(value: Fraction) -> str:
     return str(value)
 
 
-def _plain(text: str) -> str:
-    """LaTeX's spaces and fractions of digits, and other signs for digits, as ASCII has them."""
+def plain(text: str) -> str:
+    """LaTeX's spaces and fractions of numbers, and other signs for digits, as ASCII has them.
+
+    Without currencies' letters and emphasis before a number.
+    """
     if not text.isascii():
         text = text.translate(_AS_ASCII)
+    text = _EMPHASIS.sub(" ", _CURRENCY.sub("", text))
     if "\\" not in text and "{,}" not in text:
         return text
     text = _LATEX_NOISE.sub(lambda match: "," if match[0] == "{,}" else "", text)
-    return _LATEX_FRACTION.sub(r" \1\3/\2\4", text)
+    return _LATEX_FRACTION.sub(_fraction_as_text, text)
+
+
+def _fraction_as_text(match: re.Match[str]) -> str:
+    upper, lower = (canonical_number(match[place] or match[place + 2]) for place in (1, 2))
+    if upper is None or not lower:
+        return match[0].replace("\\", " ")
+    value = upper / lower
+    return f" {value.numerator}/{value.denominator}"
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from isoflop.config import UserError
 
-OutcomeVerdict = Literal["passed", "failed", "error", "time-out", "memory", "refused"]
+OutcomeVerdict = Literal[
+    "passed", "failed", "error", "time-out", "memory", "not-carried", "refused"
+]
 """How a program ended; `Outcome` says what each word means."""
 
 WORKERS_DIED = "its workers died"
@@ -76,9 +78,10 @@ class Outcome:
     Verdicts: `passed`, the last statement was reached and the exit status was 0;
     `failed`, an AssertionError; `time-out`, more processor time than `cpu_seconds` or
     more real time than `wall_seconds` without waiting for a processor; `memory`, a
-    MemoryError; `error`, any other exception, exit, signal, or too much output; `refused`,
-    the program has no verdict: it was not run because the isolation that was promised could
-    not be had, or its workers died.
+    MemoryError; `not-carried`, tests that stand apart need of the source what does not travel
+    between processes, so nothing is known of its answer; `error`, any other exception, exit,
+    signal, or too much output; `refused`, the program has no verdict: it was not run because
+    the isolation that was promised could not be had, or its workers died.
     """
 
     verdict: OutcomeVerdict

@@ -191,13 +191,18 @@ class Tokenizer:
     def spans(self, text: str) -> list[Span]:
         """The tokens of `encode` with their places in the text.
 
-        For a byte-level tokenizer that changes no bytes, the spans are exact to the
-        byte and cover the text without gap. For others they are the library's own.
+        For a byte-level tokenizer that changes no bytes, but for a space that it may add in
+        front, the spans are exact to the byte and cover the text without gap. For others they
+        are the library's own.
         """
         encodings = list(self._encodings(text))
         tokens = [token for _, encoding in encodings for token in encoding.ids]
         pieces = [self._bytes[token] for token in tokens] if self.byte_level else []
-        if b"".join(pieces) == text.encode():
+        joined, written = b"".join(pieces), text.encode()
+        if joined == b" " + written and pieces[0]:
+            pieces[0] = pieces[0][1:]
+            joined = written
+        if joined == written:
             return _byte_spans(text, tokens, pieces)
         return [
             Span(token=token, start=at + start, end=at + end, start_byte=None, end_byte=None)
@@ -346,8 +351,8 @@ def _byte_spans(text: str, tokens: list[int], pieces: list[bytes]) -> list[Span]
         spans.append(
             Span(
                 token=token,
-                start=character_of[start],
-                end=character_of[end - 1] + 1,
+                start=character_of[start] if piece else 0,
+                end=character_of[end - 1] + 1 if piece else 0,
                 start_byte=start,
                 end_byte=end,
             )

@@ -1,5 +1,7 @@
 """A real tokenizer with merges, one without, and a real model small enough for brute force."""
 
+import json
+
 import pytest
 import torch
 
@@ -22,6 +24,36 @@ def make_tokenizer(path, size: int) -> Tokenizer:
 def merging(tmp_path_factory) -> Tokenizer:
     """A byte-level BPE with merges."""
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer") / "merging.json", 300)
+
+
+def changed_tokenizer(tokenizer: Tokenizer, path, change) -> Tokenizer:
+    """The same vocabulary and merges in a file that `change` has been at."""
+    content = json.loads(tokenizer.path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return Tokenizer.load(path, TokenizerConfig(path=str(path)))
+
+
+@pytest.fixture(scope="session")
+def prefixing(merging, tmp_path_factory) -> Tokenizer:
+    """Puts a space in front of every text, as GPT-2's does where it is told to."""
+
+    def add_space(content):
+        # Digits apart would each get a space.
+        byte_level = content["pre_tokenizer"]["pretokenizers"][1]
+        content["pre_tokenizer"] = byte_level | {"add_prefix_space": True}
+
+    return changed_tokenizer(merging, tmp_path_factory.mktemp("t") / "prefix.json", add_space)
+
+
+@pytest.fixture(scope="session")
+def without_bytes(merging, tmp_path_factory) -> Tokenizer:
+    """Its tokens have places in the text, but no bytes, as SentencePiece's."""
+
+    def forget(content):
+        content["decoder"] = None
+
+    return changed_tokenizer(merging, tmp_path_factory.mktemp("t") / "words.json", forget)
 
 
 @pytest.fixture(scope="session")

@@ -174,8 +174,27 @@ def test_where_the_answer_begins():
     question = encode_question(tokenizer, "ab cd ", "ab", start=(2,))
     assert question.tokens == (2, 0, 1, 0)
     assert (question.first_answer, question.leftover, question.num_bytes) == (3, b"", 2)
-    with pytest.raises(UserError, match="spans the join"):
-        encode_question(tokenizer, "ab c", "d")
+    spanned = encode_question(tokenizer, "ab c", "d")
+    assert (spanned.parted, spanned.joined, spanned.leftover) == (False, True, b"")
+
+
+def test_a_join_that_cannot_be_parted_has_no_loss_and_stops_no_other(model, without_bytes):
+    pairs = [("the sheep", " sheared"), ("the she", "ep"), ("12", "34")]
+    found = task_losses(model, without_bytes, pairs, batch_items=3, start=START)
+    assert [one is None for one in found] == [False, True, False]
+    alone = task_losses(model, without_bytes, pairs[:1], batch_items=1, start=START)
+    assert found[0].bits == pytest.approx(alone[0].bits, rel=1e-5)
+
+
+def test_a_space_that_the_tokenizer_adds_belongs_to_the_prompt(model, merging, prefixing):
+    for prompt, answer in PAIRS:
+        if not prompt or any(digit.isdigit() for digit in prompt + answer):
+            continue
+        question = encode_question(prefixing, prompt, answer)
+        assert question == encode_question(merging, " " + prompt, answer)
+    spans = prefixing.spans("the sheep")
+    assert (spans[0].start_byte, spans[-1].end_byte) == (0, len("the sheep"))
+    assert encode_question(prefixing, "", "the").leftover == b""
 
 
 def word_tokenizer() -> Tokenizer:

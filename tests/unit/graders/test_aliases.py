@@ -19,6 +19,8 @@ CORRECT, WRONG, NONE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNGRADABLE
         ("Fab-Four", CORRECT),
         ("fab_four", CORRECT),
         ("a fab four", CORRECT),
+        ("an fab four", CORRECT),
+        ("ann fab four", WRONG),
         ("Beatle", WRONG),
         ("The Beatles and others", WRONG),
         ("theatre", WRONG),

@@ -63,6 +63,12 @@ def test_an_attack_is_contained(sandbox: Sandbox, attack: Attack) -> None:
 CHEATS_ON_TESTS = {
     "an object that equals everything": "class A:\n  def __eq__(self, other): return True\n"
     "def f(x): return A()",
+    "an object that compares with everything": "class A:\n  def __eq__(self, other): return True\n"
+    "  def __ne__(self, other): return False\n  __hash__ = object.__hash__\n"
+    "  def __add__(self, other): return 2\n  def __len__(self): return 1\ndef f(x): return A()",
+    "answers with a named tuple whose fields hide methods": "class A(tuple):\n"
+    "  _fields = ('__eq__', 'count')\n  def __eq__(self, other): return True\n"
+    "def f(x): return A((1, 2))",
     "a number that equals everything": "class A(int):\n  def __eq__(self, other): return True\n"
     "def f(x): return A(0)",
     "leaves when called": "import os\ndef f(x): os._exit(0)",
@@ -91,7 +97,7 @@ def test_no_source_passes_tests_that_stand_apart_without_the_right_answer(
 ) -> None:
     tests = "assert f(1) == 2 and len([f(1)]) == 1"
     (outcome,) = sandbox.run([Program(source=CHEATS_ON_TESTS[name], tests=tests)])
-    assert outcome.verdict in ("failed", "error"), outcome
+    assert outcome.verdict in ("failed", "error", "not-carried"), outcome
 
 
 def test_the_secret_cannot_be_had_by_a_source_whose_tests_stand_apart(sandbox: Sandbox) -> None:

@@ -42,6 +42,34 @@ VERDICTS = [
     ("def sum(a, b): return a * b", "sum = __source__.sum\nassert sum(3, 4) == 12", "passed"),
     ("def f(x, kind): return [a for a in x if type(a) is kind]", "assert f([1, 'a'], str) == ['a']",
      "passed"),
+    ("def f(): return range(3)", "assert f() == range(3) and len(f()) == 3 and f()[1] == 1 and f()",
+     "passed"),
+    ("from fractions import Fraction\nfrom decimal import Decimal\n"
+     "def f(): return [Fraction(1, 2), Decimal('0.5'), 0.5]", "assert f() == [0.5] * 3", "passed"),
+    ("from collections import Counter, OrderedDict, defaultdict, deque\ndef f():\n"
+     "  return [Counter('aab'), OrderedDict(b=1, a=2), defaultdict(int), deque([1, 2], 2)]",
+     "a, b, c, d = f()\nassert a.most_common(1) == [('a', 2)] and list(b) == ['b', 'a']\n"
+     "assert c['x'] == 0 and d.maxlen == 2 and d[0] == 1 and list(d) == [1, 2]", "passed"),
+    ("def f():\n  d = {'a': 1}\n  return d.keys(), d.values(), d.items()",
+     "a, b, c = f()\nassert a == {'a'} and list(b) == [1] and c == {('a', 1)} and len(b) == 1",
+     "passed"),
+    ("import datetime as d\ndef f():\n  zone = d.timezone(d.timedelta(hours=2))\n"
+     "  return d.date(2024, 2, 29), d.datetime(2024, 1, 1, 5, tzinfo=zone), d.timedelta(1), d.time(3)",
+     "import datetime as d\nzone = d.timezone(d.timedelta(hours=2))\nassert f() == ("
+     "d.date(2024, 2, 29), d.datetime(2024, 1, 1, 5, tzinfo=zone), d.timedelta(1), d.time(3))",
+     "passed"),
+    ("from collections import namedtuple\ndef f(): return namedtuple('P', 'x y')(1, 2)",
+     "assert f().x == 1 and f() == (1, 2)", "passed"),
+    ("class A:\n  def __str__(self): return 'a'\n  def __len__(self): return 0\n"
+     "def f(): return A()", "assert str(f()) == 'a' and len(f()) == 0 and not f()", "passed"),
+    ("def f():\n  yield 1\n  yield 2", "g = f()\nassert next(g) == 1 and list(g) == [2]", "passed"),
+    ("def f(): return (i for i in [1])", "assert f() == [1]", "failed"),
+    ("def f(): return bytearray(b'a'), {1: frozenset('a')}, 1j",
+     "assert f() == (b'a', {1: {'a'}}, 1j)", "passed"),
+    ("from pathlib import PurePath\ndef f(): return PurePath('a')",
+     "from pathlib import PurePath\nassert f() == PurePath('a')", "not-carried"),
+    ("from array import array\ndef f(): return array('i', [1])", "assert f() < 2", "not-carried"),
+    ("def f(g): return g(1)", "assert f(lambda x: x) == 1", "not-carried"),
 ]  # fmt: skip
 
 

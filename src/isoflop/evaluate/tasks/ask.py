@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from isoflop.config import UserError
 from isoflop.evaluate.config import ContextStart
+from isoflop.evaluate.losses import NOT_PARTED
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.sampling.samples import GREEDY_SEED, NOT_FINITE, Generator, Request, Sample
 from isoflop.evaluate.tasks.fit import Fitted, fit
@@ -55,7 +56,7 @@ def ask(
     """One row a problem, in order. Where logits are not finite the problem is ungradable.
 
     Raises:
-        UserError: a tokenizer that cannot part a token at a join.
+        UserError: an empty answer.
     """
     tokenizer, start = examinee.tokenizer, examinee.start
     room = examinee.model.config.sequence_length
@@ -103,7 +104,7 @@ def _asked_row(
     flexible: Grade | None,
 ) -> TaskItemRow:
     problem, gold = fitted.problem, fitted.gold
-    if loss is None:
+    if loss is None and fitted.parted:
         # A model that has no figure for the gold answer has none that an answer could be held to.
         strict, flexible = (
             ungradable(NOT_FINITE),
@@ -116,7 +117,7 @@ def _asked_row(
         num_cut_shots=fitted.num_cut_shots,
         refused=False,
         bits=None if loss is None else loss.bits,
-        num_answer_tokens=gold.num_answer_tokens,
+        num_answer_tokens=gold.num_answer_tokens if fitted.parted else None,
         num_answer_bytes=gold.num_bytes,
         joined=gold.joined,
         reference_bits=None if loss is None else loss.reference_bits,
@@ -127,10 +128,18 @@ def _asked_row(
         finish=None if sample is None else sample.finish,
         answer=None if strict is None else storable_or_none(strict.answer),
         correct=_correct(problem, loss, strict),
-        reason=None if strict is None else storable_or_none(strict.reason),
+        reason=_reason(fitted, strict),
         answer_flexible=None if flexible is None else storable_or_none(flexible.answer),
         correct_flexible=None if flexible is None else flexible.verdict.correct,
+        parted=fitted.parted,
     )
+
+
+def _reason(fitted: Fitted, grade: Grade | None) -> str | None:
+    """The grader's; where it has none, why there is no task loss."""
+    if grade is not None and grade.reason is not None:
+        return storable_or_none(grade.reason)
+    return None if fitted.parted else NOT_PARTED
 
 
 def _correct(problem: Problem, loss: GoldLoss | None, grade: Grade | None) -> bool | None:

@@ -149,7 +149,7 @@ _METRICS = ("accuracy", "bits_per_byte", "bits_per_token")
 
 HUMANEVAL = Task(
     name="humaneval",
-    version=1,
+    version=2,
     source="arXiv:2508.18672, appendix B: no shots, greedy, 1,024 tokens",
     parse=parse_humaneval,
     templates=_COMPLETE,
@@ -169,7 +169,7 @@ HUMANEVAL_PLUS = replace(
 
 MBPP = Task(
     name="mbpp",
-    version=1,
+    version=2,
     source="arXiv:2508.18672, appendix B: 3 fixed shots, greedy until [DONE]",
     parse=parse_mbpp,
     templates=_DESCRIBE,

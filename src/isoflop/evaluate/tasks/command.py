@@ -71,6 +71,11 @@ def score_to_text(score: TaskScoreRow, loaded: LoadedTask, folder: Path | None) 
             f"not finite                  {score.num_not_finite} problems have logits that are not "
             "finite: ungradable, in no mean"
         )
+    if score.num_not_parted:
+        lines.append(
+            f"not parted                  {score.num_not_parted} problems have no task loss: a token "
+            "without bytes spans prompt and answer"
+        )
     for name in ("accuracy", "accuracy_flexible", "accuracy_per_character", "accuracy_per_byte"):
         lines += _figure(score, name, percent=True)
     if score.num_ungradable is not None:

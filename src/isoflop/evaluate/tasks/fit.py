@@ -29,6 +29,11 @@ class Fitted:
         """The gold answer's."""
         return self.questions[self.problem.gold_choice or 0]
 
+    @property
+    def parted(self) -> bool:
+        """Whether every answer's bits can be told, see `Question`."""
+        return all(question.parted for question in self.questions)
+
 
 def fit(
     tokenizer: Tokenizer, problem: Problem, sequence_length: int, *, start: tuple[int, ...]
@@ -36,7 +41,7 @@ def fit(
     """The problem with as many of its last shots as fit; None if it does not fit without any.
 
     Raises:
-        UserError: a token spans the join of prompt and answer and the tokenizer has no bytes.
+        UserError: an empty answer.
     """
     for number in range(len(problem.shots), -1, -1):
         asked = problem.with_last_shots(number)

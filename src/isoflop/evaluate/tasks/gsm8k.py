@@ -114,7 +114,7 @@ _METRICS = ("accuracy", "accuracy_flexible", "bits_per_byte", "bits_per_token")
 
 GSM8K = Task(
     name="gsm8k",
-    version=2,
+    version=3,
     source="arXiv:2508.18672, appendix B: 4 shots, greedy, extended strict match",
     parse=parse_gsm8k,
     templates=_TEMPLATES,

@@ -49,7 +49,7 @@ _ASK = "Problem:\n{question}\n\nSolution:"
 
 MATH500 = Task(
     name="math500",
-    version=2,
+    version=3,
     source="arXiv:2206.14858: 4 shots, greedy",
     parse=parse_math,
     templates={

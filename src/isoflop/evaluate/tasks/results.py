@@ -45,11 +45,15 @@ class TaskItemRow:
     answer_flexible: str | None
     """The same with the flexible extraction, for answers that are numbers; else None."""
     correct_flexible: bool | None
+    parted: bool = True
+    """False where a token without bytes spans the join: no bits, but an answer and its grade."""
 
     @property
     def not_finite(self) -> bool:
         """Whether logits that were asked for are not finite. Then the item enters no mean."""
-        return not self.refused and (self.bits is None or self.finish == "not_finite")
+        return not self.refused and (
+            (self.bits is None and self.parted) or self.finish == "not_finite"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,3 +111,6 @@ class TaskScoreRow:
     """Bits of one item, by absolute value."""
     num_not_finite: int = 0
     """Problems whose logits are not finite: ungradable, and in no mean."""
+    num_not_parted: int = 0
+    """Problems without task loss, since a token without bytes spans the join; their answers are
+    graded, choices among them ungradable."""

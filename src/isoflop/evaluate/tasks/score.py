@@ -1,5 +1,10 @@
 """A generated answer graded as its task says. Code runs in the sandbox and nowhere else."""
 
+import ast
+import itertools
+import re
+import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -21,6 +26,11 @@ from isoflop.graders.exact import FINAL_ANSWER_MARK
 from isoflop.sandbox import Outcome, Program
 
 Extraction = Literal["strict", "flexible"]
+
+LAST_LINES = 100
+"""Of a function's body that may turn out to be no part of it. Chosen."""
+
+_MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 
 FUNCTION_CALL = "\nprint(simple_math_problem())\n"
 """Runs an answer that is the body of `FUNCTION_HEAD`'s function."""
@@ -92,19 +102,42 @@ def _unreadable(sample: Sample) -> str | None:
 def program_of(task: Task, problem: Problem, text: str) -> Program:
     """What is run to grade `text`. Tests stand apart: no trick in the answer reaches them."""
     if task.scorer == "output":
-        return Program(source=FUNCTION_HEAD + up_to_return(text) + FUNCTION_CALL)
+        return Program(source=FUNCTION_HEAD + function_body(text) + FUNCTION_CALL)
     return Program(source=problem.head + text, tests=problem.program)
 
 
-def up_to_return(body: str) -> str:
-    """The body of a function up to its first line that begins with "return".
+def function_body(text: str) -> str:
+    """The body of a function: up to the first line after it that is not indented.
 
-    >>> up_to_return("    a = 1\\n    return a\\nQuestion: ...")
-    '    a = 1\\n    return a'
+    Where that is no Python, up to the last return of the body's own level that leaves it so:
+    what a model writes behind its answer may be indented too.
+
+    >>> function_body("    if a:\\n        return 1\\n    return a\\nQuestion: ...")
+    '    if a:\\n        return 1\\n    return a'
     """
-    lines = body.split("\n")
-    ends = (number for number, line in enumerate(lines, 1) if line.lstrip().startswith("return"))
-    return "\n".join(lines[: next(ends, len(lines))])
+    lines = list(itertools.takewhile(_may_be_in_body, text.split("\n")))
+    ends = range(len(lines), max(0, len(lines) - LAST_LINES), -1)
+    for end in ends:
+        body = "\n".join(lines[:end])
+        last = _last_statement(body)
+        if isinstance(last, ast.Return) or (last is not None and end == len(lines)):
+            return body
+    return "\n".join(lines)
+
+
+def _may_be_in_body(line: str) -> bool:
+    return not line.strip() or line[0] in " \t#)]}"
+
+
+def _last_statement(body: str) -> ast.stmt | None:
+    """Of the function with this body; None where it is no Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (function,) = ast.parse(FUNCTION_HEAD + body).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return function.body[-1] if isinstance(function, ast.FunctionDef) else None
 
 
 def _read(task: Task, problem: Problem, text: str, extraction: Extraction) -> Grade:
@@ -146,10 +179,20 @@ def _run(task: Task, answers: Sequence[tuple[Problem, str]], sandbox: Runner | N
     ]
 
 
+def _missing_module(outcome: Outcome) -> str | None:
+    """The package that a program wants and the sandbox has not; None for one that never was."""
+    found = _MISSING_MODULE.match(outcome.reason or "") if outcome.verdict == "error" else None
+    package = found[1].partition(".")[0] if found else None
+    return None if package in sys.stdlib_module_names else package
+
+
 def _grade_run(task: Task, problem: Problem, text: str, outcome: Outcome) -> Grade:
     why = outcome.verdict if outcome.reason is None else f"{outcome.verdict}: {outcome.reason}"
-    if outcome.verdict == "refused":
-        return Grade(verdict=Verdict.UNGRADABLE, answer=None, reason=why)
+    if outcome.verdict in ("refused", "not-carried"):
+        return ungradable(why)
+    missing = _missing_module(outcome)
+    if missing is not None:
+        return ungradable(f"needs a module outside the standard library: {missing}")
     if task.scorer == "program":
         passed = outcome.verdict == "passed"
         verdict = Verdict.CORRECT if passed else Verdict.WRONG

@@ -23,7 +23,8 @@ def summarise(loaded: LoadedTask, rows: Sequence[TaskItemRow]) -> TaskScoreRow:
     num_not_finite = sum(row.not_finite for row in rows)
     asked = [row for row in rows if not (row.refused or row.not_finite)]
     is_graded = loaded.task.scorer == "choice" or any(row.generated is not None for row in rows)
-    graded = [row for row in asked if row.generated is not None or row.choice_bits is not None]
+    is_choice = loaded.task.scorer == "choice"
+    graded = [row for row in asked if is_choice or row.generated is not None]
     is_flexible = is_graded and loaded.task.scorer == "number"
     flexible = [row.correct_flexible for row in graded] if is_flexible else []
     unread_flexible = num_not_finite + flexible.count(None) if is_flexible else None
@@ -66,6 +67,7 @@ def summarise(loaded: LoadedTask, rows: Sequence[TaskItemRow]) -> TaskScoreRow:
             (abs(reference_difference(row)) for row in asked), default=None
         ),
         num_not_finite=num_not_finite,
+        num_not_parted=sum(not row.parted for row in asked),
     )
 
 

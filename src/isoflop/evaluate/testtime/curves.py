@@ -1,5 +1,6 @@
 """From the samples of a task to curves over their number, with errors over problems."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ Reading = Literal["strict", "flexible"]
 """Which extraction of final answers counts."""
 
 SampleScores = Mapping[tuple[str, int], float]
-"""A score of each (item, sample), e.g. a reward model's; larger is better, at least 0."""
+"""A score of each (item, sample), e.g. a reward model's; larger is better. To weigh votes all
+must be at least 0."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class ProblemSamples:
     """An answer that cannot be graded is not right."""
     scores: tuple[float, ...] | None
 
+    @property
+    def can_weigh(self) -> bool:
+        """Whether the scores may be weights of votes: none below 0."""
+        return self.scores is not None and min(self.scores, default=0.0) >= 0.0
+
 
 def by_problem(
     rows: Sequence[SampleRow], reading: Reading = "strict", scores: SampleScores | None = None
@@ -39,7 +46,7 @@ def by_problem(
 
     Raises:
         UserError: a sample stands twice, has no score where scores are given, or a score is
-            negative or no number; or the task has no flexible reading.
+            not finite; or the task has no flexible reading.
     """
     grouped: dict[str, dict[int, SampleRow]] = {}
     for row in rows:
@@ -91,7 +98,8 @@ def _curve_row(problems: Sequence[ProblemSamples], number: int) -> CurveRow:
     voted = share_and_error([_vote(one, number, None) for one in enough])
     ordered = share_and_error([majority_in_order(one.answers, one.right, number) for one in enough])
     best = share_and_error([best_of(scores, one.right, number) for one, scores in scored])
-    weighted = share_and_error([_vote(one, number, scores) for one, scores in scored])
+    weighs = all(one.can_weigh for one in problems)
+    weighted = share_and_error([_vote(one, number, scores) for one, scores in scored if weighs])
     return CurveRow(
         num_samples=number,
         num_problems=len(enough),
@@ -154,8 +162,9 @@ def _scores(
     if missing:
         raise UserError(f"sample {missing[0]} of item {item!r} has no score; score every sample")
     found = tuple(scores[item, place] for place in samples)
-    if not all(0.0 <= score < float("inf") for score in found):
-        raise UserError(f"item {item!r}: scores must be numbers of at least 0, got {min(found)}")
+    wrong = [score for score in found if not math.isfinite(score)]
+    if wrong:
+        raise UserError(f"item {item!r}: scores must be finite numbers, got {wrong[0]}")
     return found
 
 

@@ -22,7 +22,13 @@ from isoflop.evaluate.testtime.curves import (
 )
 from isoflop.evaluate.testtime.overlap import MapRow, OverlapRow, overlaps, problem_map
 from isoflop.evaluate.testtime.rows import CurveRow, ExtractionRow, SampleRow
-from isoflop.evaluate.testtime.samples import SAMPLES_FILE, WHOLE, SampleRun
+from isoflop.evaluate.testtime.samples import (
+    COUNTS_FILE,
+    SAMPLES_FILE,
+    WHOLE,
+    SampleCounts,
+    SampleRun,
+)
 from isoflop.records import read_json, read_rows
 
 NORMAL_95 = 1.959964
@@ -37,6 +43,15 @@ class SampledRun:
     """The folder's, or the first shard's."""
     run: SampleRun
     rows: tuple[SampleRow, ...]
+    counts: SampleCounts | None = None
+    """None: a folder from before they were recorded."""
+
+    @property
+    def num_cut_shots(self) -> int | None:
+        """Problems asked with fewer worked examples than the run's; None: not recorded."""
+        if any(row.num_cut_shots is None for row in self.rows):
+            return None
+        return len({row.item for row in self.rows if row.num_cut_shots})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +61,14 @@ class RunVotes:
     name: str
     curve: tuple[CurveRow, ...]
     extraction: tuple[ExtractionRow, ...]
+    num_refused: int | None = None
+    """Problems that do not fit the context even without shots; None, here and below: not recorded."""
+    num_set_aside: int | None = None
+    """Rows of the data that cannot be asked."""
+    num_cut_shots: int | None = None
+    """Problems asked with fewer worked examples than were asked for."""
+    no_weighted_majority: str | None = None
+    """Why scores were given and yet weigh no votes; None: they do, or there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +118,21 @@ def _joined(parts: list[tuple[Path, SampleRun]]) -> SampledRun:
             f"{folder}: holds {held}, of {run.num_samples} a problem: its {SAMPLES_FILE} was cut "
             "short; delete the folder and sample again"
         )
-    return SampledRun(name=folder.name, run=run, rows=tuple(rows))
+    recorded = [_counts(folder) for folder, _ in parts]
+    known = [one for one in recorded if one is not None]
+    if len(known) == len(recorded) and sum(one.num_samples for one in known) != len(rows):
+        raise UserError(
+            f"{folder}: holds {len(rows)} samples of {sum(one.num_samples for one in known)}: its "
+            f"{SAMPLES_FILE} was cut short; delete the folder and sample again"
+        )
+    return SampledRun(name=folder.name, run=run, rows=tuple(rows), counts=recorded[0])
+
+
+def _counts(folder: Path) -> SampleCounts | None:
+    path = folder / COUNTS_FILE
+    if not path.exists():
+        return None
+    return from_dict(SampleCounts, read_json(path, missing="", remedy="sample again"), str(path))
 
 
 def read_scores(path: Path) -> SampleScores:
@@ -141,6 +178,10 @@ def votes(
             name=name,
             curve=tuple(_curve(problems[name])),
             extraction=tuple(extraction(one.rows)),
+            num_refused=None if one.counts is None else one.counts.num_refused,
+            num_set_aside=None if one.counts is None else one.counts.num_set_aside,
+            num_cut_shots=one.num_cut_shots,
+            no_weighted_majority=_why_unweighted(problems[name]) if scores is not None else None,
         )
         for name, one in zip(names, sampled, strict=True)
     )
@@ -149,6 +190,12 @@ def votes(
         overlaps=tuple(overlaps(problems)) if len(problems) > 1 else (),
         problems=tuple(problem_map(problems)),
     )
+
+
+def _why_unweighted(problems: Sequence[ProblemSamples]) -> str | None:
+    if all(one.can_weigh for one in problems):
+        return None
+    return "scores below 0 cannot weigh votes; give probabilities instead of logits for it"
 
 
 def unique_names(sampled: Sequence[SampledRun]) -> list[str]:
@@ -175,7 +222,8 @@ def votes_to_text(found: Votes) -> str:
     """Curves with 95% intervals, failures of extraction, and overlaps, as lines for people."""
     lines: list[str] = []
     for run in found.runs:
-        lines += [run.name, *_curve_lines(run.curve), *_extraction_lines(run.extraction), ""]
+        lines += [run.name, *_curve_lines(run.curve), *_extraction_lines(run.extraction)]
+        lines += [*_left_out_lines(run), ""]
     if found.overlaps:
         lines.append("problems solved by both, and by chance alone (95%)")
     for row in found.overlaps:
@@ -220,6 +268,19 @@ def _extraction_lines(rows: Sequence[ExtractionRow]) -> list[str]:
             f"  ended by {row.finish}: {row.num_samples} samples, {row.num_ungradable} "
             f"ungradable{also}{': ' + why if why else ''}"
         )
+    return lines
+
+
+def _left_out_lines(run: RunVotes) -> list[str]:
+    """What was not asked as it should have been, in words; nothing where there is nothing."""
+    counts = {
+        "problems refused, too long for the context": run.num_refused,
+        "rows of the data set aside": run.num_set_aside,
+        "problems asked with fewer shots": run.num_cut_shots,
+    }
+    lines = [f"  {count} {what}" for what, count in counts.items() if count]
+    if run.no_weighted_majority is not None:
+        lines.append(f"  weighted majority not measured: {run.no_weighted_majority}")
     return lines
 
 

@@ -27,6 +27,8 @@ class SampleRow:
     answer_flexible: str | None
     """The same with the flexible extraction, for answers that are numbers; else None."""
     correct_flexible: bool | None
+    num_cut_shots: int | None = None
+    """Worked examples left out of the prompt for want of context; None: not recorded then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ class CurveRow:
     """Share of problems whose sample of highest score is right; None: no scores."""
     best_of_standard_error: float | None
     weighted_majority: float | None
-    """As `majority`, each answer weighing the sum of its samples' scores; None: no scores."""
+    """As `majority`, each answer weighing the sum of its samples' scores; None: no scores, or
+    some below 0."""
     weighted_majority_standard_error: float | None
 
 

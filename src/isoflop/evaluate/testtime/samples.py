@@ -6,6 +6,7 @@
         set_aside.jsonl               rows of the data that could not be asked
         refused.jsonl                 problems that do not fit the context
         samples.jsonl                 a row for each sample
+        counts.json                   how many rows these three hold, see SampleCounts
         DONE
 
 A group is computed by itself and always in the same way, so that the rows of a run that was killed,
@@ -17,22 +18,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isoflop.config import UserError
+from isoflop.config import UserError, to_text
 from isoflop.corpus.seeds import stable_hash
 from isoflop.evaluate.config import ContextStart
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.sampling.samples import Request, Sample
 from isoflop.evaluate.tasks.ask import Examinee
 from isoflop.evaluate.tasks.fit import Fitted, fit
-from isoflop.evaluate.tasks.problem import LoadedTask, Problem
+from isoflop.evaluate.tasks.problem import LoadedTask
 from isoflop.evaluate.tasks.run import file_digest
 from isoflop.evaluate.tasks.score import score_samples
 from isoflop.evaluate.testtime.rows import SampleRow
 from isoflop.folders import stage_folder, working_in
 from isoflop.graders import Grade
-from isoflop.records import SetAside, read_rows, storable, storable_or_none, write_rows
+from isoflop.records import SetAside, read_rows, storable, storable_or_none, write_rows, write_text
 
 SAMPLES_FILE = "samples.jsonl"
+
+COUNTS_FILE = "counts.json"
 
 REFUSED = SetAside(where="", reason="too long", detail="prompt and answer exceed the context")
 
@@ -79,6 +82,17 @@ class SampleRun:
     shard: Shard
 
 
+@dataclass(frozen=True, kw_only=True)
+class SampleCounts:
+    """Rows of a finished folder, by which one that lost some can be told."""
+
+    num_samples: int
+    num_refused: int
+    """Problems that do not fit the context, of all shards."""
+    num_set_aside: int
+    """Rows of the data that cannot be asked, of all shards."""
+
+
 def sample_seed(seed: int, item: str, sample: int) -> int:
     """The seed of one sample's stream: of the run's seed, the item's name and the place alone."""
     return stable_hash(seed, "sample", item, sample)
@@ -117,6 +131,13 @@ def draw_samples(
         write_rows(path / "refused.jsonl", refused)
         rows = _rows(examinee, loaded, run, fitted, path / "parts", progress)
         write_rows(path / SAMPLES_FILE, rows)
+        num_problems = sum(len(group) for _, group in groups_of(fitted, run))
+        counts = SampleCounts(
+            num_samples=num_problems * run.num_samples,
+            num_refused=len(refused),
+            num_set_aside=len(loaded.set_aside),
+        )
+        write_text(path / COUNTS_FILE, to_text(counts))
         folder.finish()
         shutil.rmtree(path / "parts", ignore_errors=True)
     return folder.path
@@ -195,14 +216,15 @@ def _group_rows(
     if task.scorer == "number":
         flexible = score_samples(task, answers, None, extraction="flexible")
     return [
-        _sample_row(problem, places[sample.request][sample.seed], sample, one, other)
-        for sample, (problem, _), one, other in zip(drawn, answers, strict, flexible, strict=True)
+        _sample_row(group[sample.request], places[sample.request][sample.seed], sample, one, other)
+        for sample, one, other in zip(drawn, strict, flexible, strict=True)
     ]
 
 
 def _sample_row(
-    problem: Problem, place: int, sample: Sample, strict: Grade, flexible: Grade | None
+    fitted: Fitted, place: int, sample: Sample, strict: Grade, flexible: Grade | None
 ) -> SampleRow:
+    problem = fitted.problem
     return SampleRow(
         task=problem.task,
         item=problem.id,
@@ -216,6 +238,7 @@ def _sample_row(
         reason=storable_or_none(strict.reason),
         answer_flexible=None if flexible is None else storable_or_none(flexible.answer),
         correct_flexible=None if flexible is None else flexible.verdict.correct,
+        num_cut_shots=fitted.num_cut_shots,
     )
 
 

@@ -1,18 +1,30 @@
 """Calls from tests to a source in another process: arguments and results by value.
 
-Only plain values travel (numbers, text, bytes, lists, tuples, sets, dictionaries, None);
-subclasses of these arrive as what they extend, anything else as a handle that can be called,
-iterated and asked for attributes, and that equals only itself. So a source cannot hand
-the tests an object whose comparison it wrote. What does not travel: changes of an argument
+What travels, and how, is in `carried`. Anything else arrives as a handle that can be called, asked
+for attributes, length, items, text and truth, each answered by a plain value. It equals itself;
+whether it equals anything else, only the source's own code could say, and that is not asked: where
+there is such code, the tests end with a reason of their own, since a source cannot be allowed to
+hand the tests an object whose comparison it wrote. What does not travel: changes of an argument
 in place, functions as arguments, the identity of values.
 """
 
 import builtins
 import json
+import operator
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
+
+from isoflop.sandbox.inside.carried import (
+    DoesNotTravelError,
+    Handle,
+    Handles,
+    from_plain,
+    to_plain,
+)
+
+Exact = TypeVar("Exact")
 
 HEAD = struct.Struct("!8sQ")
 """Before every message: `MARK`, and the bytes that follow."""
@@ -23,24 +35,8 @@ MARK = b"isoflop\n"
 LONGEST_BYTES = 2**30
 """Of a message. Chosen, above what the usual limit of memory lets anyone write."""
 
-DEEPEST = 100
-"""Nesting of values that travel. Chosen, well below what recursion allows."""
-
-
 _ANY = BaseException
 """A foreign program may raise anything, and even its exit is an answer here."""
-
-_SMALL = 2**62
-"""Integers up to here travel as decimal text; Python refuses to read very long decimals."""
-
-_AS_THEY_ARE = frozenset((str, bool, type(None), float))
-"""Exact types that JSON carries without a change; Python's JSON knows infinities and NaN."""
-
-_TYPES = {
-    kind.__name__: kind
-    for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
-}
-"""Built-in types that may be arguments or results themselves."""
 
 
 class BadFrameError(BaseException):
@@ -63,11 +59,11 @@ class Channel:
         """Mark and length, then JSON; huge integers are text in hexadecimal, see `to_plain`.
 
         Raises:
-            ValueError: it is too long.
+            DoesNotTravelError: it is too long.
         """
         body = json.dumps(message).encode()
         if len(body) > LONGEST_BYTES:
-            raise ValueError(f"{len(body)} bytes do not travel, {LONGEST_BYTES} do")
+            raise DoesNotTravelError(f"{len(body)} bytes do not travel, {LONGEST_BYTES} do")
         self._end.sendall(HEAD.pack(MARK, len(body)) + body)
 
     def receive(self) -> Any:
@@ -101,89 +97,6 @@ def channel() -> tuple[Channel, Channel]:
     """Two ends."""
     here, there = socket.socketpair()
     return Channel(here), Channel(there)
-
-
-class Handles:
-    """Objects of the source that stay there, by number."""
-
-    def __init__(self) -> None:
-        """Empty."""
-        self.objects: list[Any] = []
-        self._numbers: dict[int, int] = {}
-
-    def number_of(self, value: Any) -> int:
-        """The same number for the same object."""
-        if id(value) not in self._numbers:
-            self._numbers[id(value)] = len(self.objects)
-            self.objects.append(value)
-        return self._numbers[id(value)]
-
-
-def to_plain(value: Any, handles: Handles | None, depth: int = 0) -> Any:
-    """A value as JSON can carry it.
-
-    Raises:
-        TypeError: too deep, or an object where there are no handles.
-    """
-    if depth > DEEPEST:
-        raise TypeError(f"values nested deeper than {DEEPEST} do not travel")
-    if isinstance(value, Remote) and handles is None:
-        return {"handle": value._number}
-    if value is None or isinstance(value, bool):
-        return value
-    if type(value) is float or (type(value) is int and -_SMALL < value < _SMALL):
-        return value
-    for kind, name in ((list, "list"), (tuple, "tuple"), (set, "set"), (frozenset, "frozenset")):
-        if isinstance(value, kind):
-            items: Iterator[Any] = kind.__iter__(value)  # type: ignore[arg-type]
-            # Text and flags travel as they are: no call for each of a long list's items.
-            return {
-                name: [
-                    item if type(item) in _AS_THEY_ARE else to_plain(item, handles, depth + 1)
-                    for item in items
-                ]
-            }
-    if isinstance(value, dict):
-        pairs = dict.items(value)
-        return {"dict": [[to_plain(part, handles, depth + 1) for part in pair] for pair in pairs]}
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return {"int": int.__format__(value, "x")}
-    if isinstance(value, float):
-        return {"float": float.hex(value)}
-    if isinstance(value, complex):
-        return {"complex": [float.hex(value.real), float.hex(value.imag)]}
-    if isinstance(value, bytes | bytearray):
-        return {"bytes": bytes(value).hex()}
-    if isinstance(value, type) and value in _TYPES.values():
-        return {"type": type.__getattribute__(value, "__name__")}
-    if handles is None:
-        raise TypeError(f"a {type(value).__name__} does not travel to the source's process")
-    return {"handle": handles.number_of(value)}
-
-
-def from_plain(plain: Any, resolve: Any) -> Any:
-    """The inverse of `to_plain`; `resolve` turns a handle's number into an object."""
-    if not isinstance(plain, dict):
-        return plain
-    ((kind, content),) = plain.items()
-    if kind == "int":
-        return int(content, 16)
-    if kind == "float":
-        return float.fromhex(content)
-    if kind == "complex":
-        return complex(*(float.fromhex(part) for part in content))
-    if kind == "bytes":
-        return bytes.fromhex(content)
-    if kind == "type":
-        return _TYPES[content]
-    if kind == "handle":
-        return resolve(content)
-    if kind == "dict":
-        return {from_plain(key, resolve): from_plain(value, resolve) for key, value in content}
-    items = [from_plain(item, resolve) if type(item) is dict else item for item in content]
-    return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
 
 
 def exception_words(error: BaseException) -> list[str]:
@@ -224,12 +137,33 @@ def _do(request: list[Any], names: dict[str, Any], handles: Handles) -> Any:
         return getattr(target, rest[0])
     if verb == "set":
         return setattr(target, rest[0], from_plain(rest[1], handles.objects.__getitem__))
-    if verb == "iterate":
-        return iter(target)
-    return next(target)
+    if verb == "has own":
+        return _has_own(target, rest[0])
+    return _BUILT_IN[verb](target, *(from_plain(one, handles.objects.__getitem__) for one in rest))
 
 
-class Remote:
+def _has_own(target: Any, name: str) -> bool:
+    """Whether a special method is more than what every object has."""
+    return getattr(type(target), name, None) not in (None, getattr(object, name, None))
+
+
+_BUILT_IN: dict[str, Callable[..., Any]] = {
+    "iter": iter,
+    "next": next,
+    "len": len,
+    "bool": bool,
+    "str": str,
+    "repr": repr,
+    "int": int,
+    "float": float,
+    "abs": abs,
+    "index": operator.index,
+    "item": operator.getitem,
+}
+"""What the tests may ask of an object beside calls and attributes. The answer is a value."""
+
+
+class Remote(Handle):
     """An object of the source, in the tests' process."""
 
     def __init__(self, channel: Channel, number: int) -> None:
@@ -252,20 +186,89 @@ class Remote:
 
     def __iter__(self) -> Iterator[Any]:
         """Its items, one call each."""
-        there = _ask(self._channel, ["iterate", self._number])
+        there = _ask(self._channel, ["iter", self._number])
         while True:
             try:
                 yield _ask(self._channel, ["next", there._number])
             except StopIteration:
                 return
 
+    def __next__(self) -> Any:
+        """As the built-in function, there; so are those below."""
+        return _ask(self._channel, ["next", self._number])
+
+    def __len__(self) -> int:
+        """There."""
+        return _exactly(int, _ask(self._channel, ["len", self._number]))
+
+    def __bool__(self) -> bool:
+        """There."""
+        return _exactly(bool, _ask(self._channel, ["bool", self._number]))
+
+    def __str__(self) -> str:
+        """There."""
+        return _exactly(str, _ask(self._channel, ["str", self._number]))
+
+    def __repr__(self) -> str:
+        """There."""
+        return _exactly(str, _ask(self._channel, ["repr", self._number]))
+
+    def __int__(self) -> int:
+        """There."""
+        return _exactly(int, _ask(self._channel, ["int", self._number]))
+
+    def __float__(self) -> float:
+        """There."""
+        return _exactly(float, _ask(self._channel, ["float", self._number]))
+
+    def __index__(self) -> int:
+        """There."""
+        return _exactly(int, _ask(self._channel, ["index", self._number]))
+
+    def __abs__(self) -> Any:
+        """There."""
+        return _ask(self._channel, ["abs", self._number])
+
+    def __getitem__(self, key: Any) -> Any:
+        """There."""
+        return _ask(self._channel, ["item", self._number, to_plain(key, None)])
+
     def __eq__(self, other: object) -> bool:
-        """The same object there; never its own idea of equality."""
-        return isinstance(other, Remote) and other._number == self._number
+        """The same object there; never its own idea of equality.
+
+        Raises:
+            DoesNotTravelError: it has one.
+        """
+        if isinstance(other, Remote) and other._number == self._number:
+            return True
+        if other is not None and _ask(self._channel, ["has own", self._number, "__eq__"]):
+            raise DoesNotTravelError("a result that only the source's own code can compare")
+        return False
 
     def __hash__(self) -> int:
         """As equality."""
         return hash(self._number)
+
+
+def _exactly(kind: type[Exact], value: Any) -> Exact:
+    """A value of this type, which is what its special method must return."""
+    if type(value) is not kind:
+        raise TypeError(f"the source answered with a {type(value).__name__}, not a {kind.__name__}")
+    answer: Exact = value
+    return answer
+
+
+def _refuse(name: str) -> Callable[[Remote, object], Any]:
+    def refuse(self: Remote, other: object) -> Any:
+        if _ask(self._channel, ["has own", self._number, name]):
+            raise DoesNotTravelError("a result that only the source's own code can compute with")
+        return NotImplemented
+
+    return refuse
+
+
+for _name in ("lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    setattr(Remote, f"__{_name}__", _refuse(f"__{_name}__"))
 
 
 class Source:
@@ -323,6 +326,8 @@ def _outcome(channel: Channel) -> Any:
     if kind == "value":
         return from_plain(content[0], lambda number: Remote(channel, number))
     name, text = content
+    if name == DoesNotTravelError.__name__:
+        raise DoesNotTravelError(text)
     found = getattr(builtins, name, None)
     if isinstance(found, type) and issubclass(found, Exception) and found is not AssertionError:
         try:

@@ -26,7 +26,7 @@ import types
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from isoflop.sandbox.inside import calls, isolation, kernel
+from isoflop.sandbox.inside import calls, carried, isolation, kernel
 
 SECRET_BYTES = 16
 """Length of the word that shows completion: 128 bits, not to be guessed."""
@@ -45,6 +45,7 @@ END_ALL = signal.SIGUSR1
 it ends itself: no verdict but `error` comes of that."""
 
 FAILED, MEMORY, ERROR, PASSED, REFUSED, MEASURED = b"F", b"M", b"E", b"P", b"R", b"L"
+NOT_CARRIED = b"T"
 """First byte of a report."""
 
 
@@ -77,6 +78,7 @@ class Ends:
 
 
 _ANY, _FULL, _ASSERTION = BaseException, MemoryError, AssertionError
+_STAYS = carried.DoesNotTravelError
 _isinstance, _type, _str = isinstance, type, str
 """Built-in names under others, which a program that changes the built-in ones leaves alone."""
 
@@ -266,6 +268,8 @@ def _quietly(action: Any) -> None:
 def _describe(error: BaseException) -> bytes:
     """Kind and text of an exception, whose text may be the program's own code."""
     kind = FAILED if _isinstance(error, _ASSERTION) else ERROR
+    if _isinstance(error, _STAYS):
+        kind = NOT_CARRIED
     name = _type.__getattribute__(_type(error), "__name__")
     line = None
     trace = error.__traceback__

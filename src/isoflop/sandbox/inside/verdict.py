@@ -8,6 +8,7 @@ from isoflop.sandbox.inside.program import (
     ERROR,
     FAILED,
     MEMORY,
+    NOT_CARRIED,
     PASSED,
     REFUSED,
     Job,
@@ -50,6 +51,8 @@ def _verdict(job: Job, seen: Seen) -> tuple[str, str | None]:
         return "memory", f"no more than {job.memory_bytes} bytes of address space"
     if kind == FAILED:
         return "failed", text
+    if kind == NOT_CARRIED:
+        return "not-carried", text
     if kind == ERROR:
         return "error", text
     return "error", _how_it_ended(seen)

@@ -72,6 +72,14 @@ def test_a_sample_depends_on_its_prompt_and_seed_alone(model, tokenizer, tempera
     assert len(texts) > (1 if temperature == 0 else 5)
 
 
+def test_more_tokens_than_the_model_can_read_cost_no_memory(model, tokenizer):
+    generator = OurGenerator(model, tokenizer, batch_sequences=7)
+    endless, whole = (
+        found(generator, REQUESTS, Sampling(max_new_tokens=number)) for number in (10**12, 48)
+    )
+    assert endless == whole
+
+
 def test_what_all_prompts_begin_with_is_computed_once_and_changes_nothing(model, tokenizer):
     shots = tuple(range(30, 50))
     prompts = [shots + own for own in ((5,), (6, 7), (5, 6, 7, 8), (9,))]

@@ -67,6 +67,28 @@ def probes(tmp_path):
     return load_task("probes", data=tmp_path / "items.jsonl")
 
 
+def test_an_item_that_cannot_be_parted_is_answered_and_graded_without_task_loss(
+    model, without_bytes, probes, tmp_path
+):
+    score, folder = run(model, without_bytes, probes, tmp_path / "model", out=tmp_path)
+    rows = list(read_rows(folder / "items.jsonl", TaskItemRow))
+    assert [row.parted for row in rows] == [True, True, True, False]
+    assert [row.bits is None for row in rows] == [False, False, False, True]
+    assert all(row.generated is not None for row in rows)
+    assert rows[-1].correct is not None or "final answer" in rows[-1].reason
+    assert (score.num_scored, score.num_not_parted, score.num_not_finite) == (4, 1, 0)
+    assert score.bits_per_byte == pytest.approx(
+        sum(row.bits / row.num_answer_bytes for row in rows[:3]) / 3
+    )
+    assert "1 problems have no task loss" in score_to_text(score, probes, None)
+    config = EvaluateConfig(max_new_tokens=8, batch_items=3)
+    ((study,), answers) = evaluate_checkpoint(
+        model, without_bytes, PROBES, config, step=1, tokens=1, max_items=9
+    )
+    assert (study.num_items, study.num_scored, study.num_not_finite) == (4, 3, 0)
+    assert "spans the join" in answers[-1].reason
+
+
 def test_probes_score_as_they_do_in_a_study(model, merging, probes, tmp_path):
     score, folder = run(model, merging, probes, tmp_path / "model")
     config = EvaluateConfig(max_new_tokens=8, batch_items=3)

@@ -70,6 +70,14 @@ def test_the_extended_tests_find_what_the_plain_ones_miss(
     assert passes(source, humaneval_plus_program(only_plus)) == plus
 
 
+@pytest.mark.parametrize(("off", "passed"), [(0.9e-6, True), (1.3e-6, False)])
+def test_floats_are_equal_up_to_evalplus_tolerance(off, passed):
+    # 1e-6, and 1e-7 of the reference value, which is 1.
+    row = HUMANEVAL | {"test": "def check(candidate): pass", "base_input": [[2]], "plus_input": []}
+    program = humaneval_plus_program(row)
+    assert passes(f"def half(x): return x / 2 + {off}", program) == passed
+
+
 def test_any_zero_of_a_polynomial_is_right() -> None:
     row = HUMANEVAL | {
         "prompt": "def poly(xs, x):\n    return sum(c * x**i for i, c in enumerate(xs))\n"

@@ -1,5 +1,7 @@
 """Generated answers: each scorer reaches its grader, and code only ever the sandbox."""
 
+import contextlib
+import io
 from dataclasses import replace
 
 import pytest
@@ -67,11 +69,25 @@ def test_a_completion_is_run_after_its_prompt_and_its_tests_stand_apart():
         ("time-out", Verdict.WRONG),
         ("memory", Verdict.WRONG),
         ("refused", Verdict.UNGRADABLE),
+        ("not-carried", Verdict.UNGRADABLE),
     ],
 )
 def test_verdicts_of_the_sandbox(verdict, expected):
     asked = problem(program="assert f()")
     assert score_text(TASKS["mbpp"], asked, "x", PaperSandbox(verdict)).verdict is expected
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [("numpy", Verdict.UNGRADABLE), ("scipy.stats", Verdict.UNGRADABLE), ("os.no", Verdict.WRONG)],
+)
+def test_an_answer_that_needs_a_package_is_counted_apart_from_a_wrong_one(module, expected):
+    sandbox = PaperSandbox("error")
+    reason = f"ModuleNotFoundError: No module named '{module}' (line 1)"
+    sandbox.outcome = replace(sandbox.outcome, reason=reason)
+    grade = score_text(TASKS["mbpp"], problem(program="assert f()"), "x", sandbox)
+    assert grade.verdict is expected
+    assert module.split(".")[0] in grade.reason
 
 
 def test_a_program_that_prints_the_number_is_right():
@@ -84,6 +100,28 @@ def test_a_program_that_prints_the_number_is_right():
     assert score_text(task, problem("19"), text, sandbox).verdict is Verdict.WRONG
     failed = score_text(task, problem(), text, PaperSandbox("error"))
     assert (failed.verdict, failed.answer) == (Verdict.UNGRADABLE, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "behind"),
+    [
+        ("    a = 9 * 2\n    return a", "\nQuestion: b\n    return 7"),
+        ("    if 1 > 2:\n        return 7\n    return 18", "\nAnswer"),
+        ("    def half(a):\n        return a / 2\n\n    return half(36)", "\n\nQuestion"),
+        ("    returned = 9\n    return returned * 2", "\nprint(7)"),
+        ("    return (\n        9\n        * 2\n    )", "\n```"),
+        ("    for a in range(19):\n        if a == 18:\n            return a", "\ndef f(): ..."),
+        ("    a = 18\n    return a", "\n    And this is the answer."),
+        ("    a = 18\n# The answer:\n    return a", "\nQuestion: b"),
+    ],
+)
+def test_the_whole_body_of_a_function_is_run_and_nothing_behind_it(body, behind):
+    task = replace(TASKS["gsm8k"], scorer="output")
+    source = program_of(task, problem(), body + behind).source
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(source, {"__name__": "__main__"})
+    assert float(printed.getvalue()) == 18
 
 
 def test_many_answers_keep_their_order():

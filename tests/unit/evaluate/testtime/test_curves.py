@@ -94,13 +94,25 @@ def test_scores_choose_the_best_and_weigh_votes():
     [
         ([*ROWS, ROWS[0]], None, "sample 0 of item 'a' stands twice"),
         (ROWS, {("a", 0): 1.0}, "sample 1 of item 'a' has no score"),
-        (ROWS, scores_by(ROWS, lambda one: -1.0), "at least 0"),
-        (ROWS, scores_by(ROWS, lambda one: math.nan), "at least 0"),
+        (ROWS, scores_by(ROWS, lambda one: math.inf), "finite"),
+        (ROWS, scores_by(ROWS, lambda one: math.nan), "finite"),
     ],
 )
 def test_rows_and_scores_that_do_not_fit_are_refused(rows, scores, message):
     with pytest.raises(UserError, match=message):
         by_problem(rows, scores=scores)
+
+
+def test_scores_below_zero_choose_the_best_and_weigh_nothing():
+    logits = scores_by(ROWS, lambda one: -1.0 if one.answer == "7" else -2.0)
+    shifted = scores_by(ROWS, lambda one: 2.0 if one.answer == "7" else 1.0)
+    found, wanted = (curve(by_problem(ROWS, scores=scores), [2])[0] for scores in (logits, shifted))
+    assert (found.best_of, found.best_of_standard_error) == (
+        wanted.best_of,
+        wanted.best_of_standard_error,
+    )
+    assert found.weighted_majority is None
+    assert wanted.weighted_majority is not None
 
 
 def test_no_problems_with_so_many_samples_is_not_measured():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from statistics import NormalDist
 
 import pytest
 
@@ -13,6 +14,7 @@ from isoflop.evaluate.tasks.load import load_task
 from isoflop.evaluate.testtime import samples
 from isoflop.evaluate.testtime.command import parse_shard
 from isoflop.evaluate.testtime.report import (
+    Votes,
     read_sampled,
     read_scores,
     votes,
@@ -160,6 +162,40 @@ def test_samples_cut_short_do_not_pass_for_all(model, merging, loaded, tmp_path)
     (folder / "samples.jsonl").write_bytes(b"")
     with pytest.raises(UserError, match="holds no samples, of 3 a problem"):
         read_sampled([folder])
+
+
+def test_whole_problems_missing_at_the_end_do_not_pass_for_all(model, merging, loaded, tmp_path):
+    folder = draw(model, merging, loaded, tmp_path / "model", tmp_path)
+    lines = (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_bytes(b"".join(lines[:-3]))
+    with pytest.raises(UserError, match=r"holds 15 samples of 18: its samples\.jsonl was cut"):
+        read_sampled([folder])
+
+
+def test_votes_say_what_was_not_asked(model, merging, loaded, tmp_path):
+    folder = draw(model, merging, loaded, tmp_path / "model", tmp_path)
+    (sampled,) = read_sampled([folder])
+    logits = {(row.item, row.sample): -1.0 for row in sampled.rows}
+    found = votes([sampled], scores=logits)
+    (run,) = found.runs
+    assert (run.num_refused, run.num_set_aside, run.num_cut_shots) == (1, 1, 0)
+    assert json.loads(votes_to_json(found))["runs"][0]["num_refused"] == 1
+    text = votes_to_text(found)
+    assert "1 problems refused, too long" in text
+    assert "weighted majority not measured: scores below 0" in text
+    cut = tuple(dataclasses.replace(row, num_cut_shots=2) for row in sampled.rows)
+    found = votes([dataclasses.replace(sampled, rows=cut)])
+    assert found.runs[0].num_cut_shots == len(QUESTIONS)
+    assert f"{len(QUESTIONS)} problems asked with fewer shots" in votes_to_text(found)
+
+
+def test_intervals_are_95_percent_of_a_normal_distribution(model, merging, loaded, tmp_path):
+    folder = draw(model, merging, loaded, tmp_path / "model", tmp_path)
+    run = votes(read_sampled([folder])).runs[0]
+    row = dataclasses.replace(run.curve[0], coverage=0.5, coverage_standard_error=0.1)
+    found = Votes(runs=(dataclasses.replace(run, curve=(row,)),), overlaps=(), problems=())
+    assert NormalDist().inv_cdf(0.975) == pytest.approx(1.959964, abs=1e-6)
+    assert "50.0% (30.4% to 69.6%)" in votes_to_text(found)
 
 
 def test_a_sample_has_one_score(tmp_path):

@@ -82,6 +82,14 @@ def test_a_vote_of_some_is_near_the_mean_over_all_orders(answers, monkeypatch):
         assert found == pytest.approx(exact_majority(answers, k), abs=4 * 0.5 / math.sqrt(4000))
 
 
+def test_a_vote_is_averaged_over_the_permutations_it_says():
+    answers = ["2", "1", "1", "2", "3", None, "2", "1"]
+    assert votes.PERMUTATIONS == 64
+    found = majority(answers, right_of(answers), 4, seed=0)
+    assert found * 64 == pytest.approx(round(found * 64), abs=1e-9)
+    assert 0.0 < found < 1.0
+
+
 def test_a_vote_is_the_same_for_the_same_seed_and_differs_from_another_seeds():
     answers = ["2", "1", "1", "2", "3", None, "2", "1"]
     found = [majority(answers, right_of(answers), 4, seed=seed) for seed in (0, 0, 1, 2, 3)]
