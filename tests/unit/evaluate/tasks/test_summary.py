@@ -32,7 +32,7 @@ def asked(item: str, bits: tuple[float, ...], gold: int) -> TaskItemRow:
 def test_the_space_before_a_choice_is_no_part_of_its_length(
     tmp_path, endings, by_character, by_byte
 ):
-    row = {"ctx": "She", "activity_label": "Run", "endings": [*endings, "c", "d"], "label": 1}
+    row = {"query": "She", "endings": [*endings, "c", "d"], "label": 1}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     loaded = load_task("hellaswag", data=tmp_path / "rows.jsonl", shots=0)
     (problem,) = loaded.problems
