@@ -1,4 +1,4 @@
-"""Token budgets under one cell: a run of twice the tokens is no seed of the shorter one.
+"""What one cell's name may hide: a run of twice the tokens, or of another study, is no seed of the cell.
 
 Shapes in this file:
     lines   lines of the table, in the order of the file
@@ -12,12 +12,13 @@ EQUAL_TOKENS = 0.01
 
 
 def cells_by_budget(table: RunTable) -> tuple[str, ...]:
-    """The cell of each line; with its run's training tokens where the cell's runs end at several."""
+    """The cell of each line; with its run's training tokens where the cell's runs end at several, and with
+    its study where several have a cell of this name."""
     tokens, ends = table.number("tokens"), dict[str, float]()
     for run, places in group_lines(table.run_keys).items():
         ends[run] = float(tokens[places].max())
     runs: dict[str, set[str]] = {}
-    for run, cell in zip(table.run_keys, table.cells, strict=True):
+    for run, cell in zip(table.run_keys, cells_by_experiment(table), strict=True):
         runs.setdefault(cell, set()).add(run)
     names: dict[str, str] = {}
     for cell, own in runs.items():
@@ -26,6 +27,18 @@ def cells_by_budget(table: RunTable) -> tuple[str, ...]:
             budget = max(start for start in budgets if start <= ends[run])
             names[run] = cell if len(budgets) == 1 else f"{cell}, {_label(budget, budgets)} tokens"
     return tuple(names[run] for run in table.run_keys)
+
+
+def cells_by_experiment(table: RunTable) -> tuple[str, ...]:
+    """The cell of each line, with its study where several have a cell of this name."""
+    studies: dict[str, set[str | None]] = {}
+    lines = list(zip(table.cells, table.text("experiment"), strict=True))
+    for cell, experiment in lines:
+        studies.setdefault(cell, set()).add(experiment)
+    return tuple(
+        cell if len(studies[cell]) == 1 else f"{experiment or 'no experiment'}: {cell}"
+        for cell, experiment in lines
+    )
 
 
 def _budgets(ends: list[float]) -> list[float]:

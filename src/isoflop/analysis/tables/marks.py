@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from isoflop.analysis.tables.budgets import cells_by_budget
+from isoflop.analysis.tables.budgets import cells_by_budget, cells_by_experiment
 from isoflop.analysis.tables.columns import ANSWER_SETTINGS
 from isoflop.analysis.tables.run_table import RunTable
 
@@ -59,15 +59,19 @@ def _settings(table: RunTable) -> list[str]:
 
 
 def _budgets(table: RunTable) -> list[str]:
-    names = cells_by_budget(table)
-    cells = sorted({cell for cell, name in zip(table.cells, names, strict=True) if cell != name})
-    if not cells:
-        return []
-    more = f" and {len(cells) - 1} cells more" if len(cells) > 1 else ""
-    return [
-        f"runs of cell {cells[0]}{more} end at several numbers of tokens: each is compared as a "
-        "cell of its own"
-    ]
+    by_study = cells_by_experiment(table)
+    found = []
+    for plain, apart, what in (
+        (table.cells, by_study, "stand in several experiments"),
+        (by_study, cells_by_budget(table), "end at several numbers of tokens"),
+    ):
+        cells = sorted({cell for cell, name in zip(plain, apart, strict=True) if cell != name})
+        more = f" and {len(cells) - 1} cells more" if len(cells) > 1 else ""
+        if cells:
+            found.append(
+                f"runs of cell {cells[0]}{more} {what}: each is compared as a cell of its own"
+            )
+    return found
 
 
 def _places(table: RunTable, lines: np.ndarray) -> str:

@@ -136,3 +136,21 @@ def test_one_seed_of_each_budget_is_one_seed_a_cell(tmp_path):
     path.write_text("\n".join([HEAD, *lines, ""]))
     points = known_points(read_table(path), find_law("chinchilla"))
     assert not any("one seed a cell" in note for note in points.notes)
+
+
+def test_a_run_of_another_experiment_is_no_seed_of_a_cell_of_the_same_name(tmp_path):
+    lines = [
+        f"{study},{cell},,{seed},1000,{experts},2,{experts * 100},200,2.0,0.3"
+        for study in ("raw", "rewritten")
+        for cell, experts in (("a", 4), ("b", 8), ("c", 16))
+        for seed in (0, 1)
+    ]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([f"experiment,{HEAD}", *lines, ""]))
+    table = read_table(path)
+    study = study_of(table)
+    assert {cell.name: len(cell.rows) for cell in study.cells} == {
+        f"{name}: {cell}": 2 for name in ("raw", "rewritten") for cell in "abc"
+    }
+    path.write_text("\n".join([f"experiment,{HEAD}", *lines[:6], ""]))
+    assert {cell.name for cell in study_of(read_table(path)).cells} == {"a", "b", "c"}
