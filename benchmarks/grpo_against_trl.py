@@ -33,6 +33,7 @@ import transformers
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from endless import Endless
 from isoflop.allocator import keep_freed_memory
 from isoflop.model.checkpoint import load_checkpoint, load_tensors
 from isoflop.model.huggingface.export import export_checkpoint
@@ -272,25 +273,6 @@ def gradient_differences(ours: Transformer, theirs: Any, home: Path) -> dict[str
         norm = gradients[name].norm().item()
         found[name] = (weights.grad - gradients[name]).norm().item() / norm if norm else 0.0
     return found
-
-
-class Endless:
-    """A tokenizer without an end of text, so that all answers have the same length."""
-
-    def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
-        self.end_of_text_id = -1
-        self.path, self.vocabulary_size = tokenizer.path, tokenizer.vocabulary_size
-        self.byte_level = tokenizer.byte_level
-
-    def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
-
-    def holds(self, tokens: Any) -> bool:
-        return self._tokenizer.holds(tokens)
-
-    def decode(self, tokens: Any) -> str:
-        return self._tokenizer.decode(tokens)
 
 
 Seconds = np.ndarray

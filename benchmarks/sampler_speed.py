@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+from endless import Endless
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.sampling.ours import OurGenerator
 from isoflop.evaluate.sampling.samples import Request
@@ -25,17 +26,6 @@ from isoflop.model.huggingface.export import export_checkpoint
 from isoflop.sweep.lineage import open_tokenizer
 
 PROMPTS = 8
-
-
-class Endless:
-    """A tokenizer without an end of text."""
-
-    def __init__(self, tokenizer):
-        self._tokenizer = tokenizer
-        self.end_of_text_id = -1
-
-    def decode(self, tokens):
-        return self._tokenizer.decode(tokens)
 
 
 def theirs(model, prompt, sampling, samples):

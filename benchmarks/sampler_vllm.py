@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+from endless import Endless
 from isoflop.evaluate.sampling.config import Sampling
 from isoflop.evaluate.sampling.ours import OurGenerator
 from isoflop.evaluate.sampling.samples import Request
@@ -27,7 +28,7 @@ from isoflop.model.config import ModelConfig
 from isoflop.model.huggingface.export import export_checkpoint
 from isoflop.model.transformer import Transformer
 from isoflop.sweep.lineage import open_tokenizer
-from sampler_speed import PROMPTS, Endless, ours, theirs
+from sampler_speed import PROMPTS, ours, theirs
 
 
 def drawn_by_vllm(
