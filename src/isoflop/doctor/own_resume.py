@@ -10,6 +10,7 @@ from isoflop.tokens.batches import Mixture
 from isoflop.tokens.shards import Shard, write_shard
 from isoflop.train.config import TrainConfig
 from isoflop.train.loop import TrainingRun, ValidationSet, train_run
+from isoflop.train.state import forget_state
 
 STEPS = 5
 KILLED_AFTER = 3
@@ -41,6 +42,8 @@ def resume_differences(
             # Another global state than before the kill: what depends on it will show.
             torch.manual_seed(seed + 1)
             train_run(run, stopped, lambda *_: None)
+    for done in (whole, stopped):
+        forget_state(done)
     first, second = _results(whole), _results(stopped)
     changed = [name for name in first.keys() | second.keys() if first.get(name) != second.get(name)]
     what = (

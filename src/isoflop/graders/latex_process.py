@@ -80,7 +80,7 @@ def _plain_numbers(text: str) -> str:
 def _digits_and_base(text: str) -> tuple[str, str] | None:
     """Of a whole number written with its base, and nothing else, boxed or not.
 
-    >>> _digits_and_base("\\boxed{102_{3}}"), _digits_and_base("x_1")
+    >>> _digits_and_base("\\\\boxed{102_{3}}"), _digits_and_base("x_1")
     (('102', '3'), None)
     """
     found = _IN_BASE.fullmatch(text.strip(" $.").removeprefix("\\boxed{"))
