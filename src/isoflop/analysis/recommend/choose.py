@@ -77,9 +77,10 @@ class Scored:
     @classmethod
     def of(cls, model: Candidate, tokens: float, learnt: Sequence[Runs]) -> "Scored | None":
         """A candidate within reach of the runs of every figure; None beyond those of any."""
+        settings = _settings(model, tokens)
         beyond: dict[str, None] = {}
         for runs in learnt:
-            for name, value in _settings(model, tokens).items():
+            for name, value in settings.items():
                 if name not in runs.settings:
                     continue
                 low, high = float(runs.settings[name].min()), float(runs.settings[name].max())

@@ -30,7 +30,7 @@ from isoflop.analysis.recommend.next_runs import NextRun, next_runs
 from isoflop.analysis.recommend.runs import FEATURES, Runs
 from isoflop.analysis.recommend.speed import Speed, learn_speed
 from isoflop.analysis.recommend.surrogate import Surrogate, learn
-from isoflop.analysis.tables.columns import column_of
+from isoflop.analysis.tables.columns import is_share
 from isoflop.analysis.tables.run_table import RunTable
 from isoflop.config import UserError
 
@@ -191,8 +191,7 @@ def _runs(table: RunTable, column: str) -> Runs:
     settings = {
         name: values for name in FEATURES if (values := law_column(final, name)) is not None
     }
-    share = (known_column := column_of(column)) is not None and known_column.kind == "share"
-    known = np.isfinite(y) & ((y > 0) | share)
+    known = np.isfinite(y) & ((y > 0) | is_share(column))
     for values in settings.values():
         known &= np.isfinite(values)
     lines = np.stack([np.log(values[known]) for values in settings.values()], axis=1).round(6)

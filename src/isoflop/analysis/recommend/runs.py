@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from isoflop.analysis.tables.columns import column_of
+from isoflop.analysis.tables.columns import is_share
 
 FEATURES = ("active_params", "expansion", "tokens", "top_k")
 """What a figure may depend on: N, E/k, D and k."""
@@ -35,8 +35,7 @@ class Runs:
     @property
     def is_share(self) -> bool:
         """Whether the figure is an accuracy or another share, which may be 0."""
-        known = column_of(self.column)
-        return known is not None and known.kind == "share"
+        return is_share(self.column)
 
     @property
     def seed(self) -> int:

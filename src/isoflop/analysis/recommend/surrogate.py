@@ -200,18 +200,19 @@ def learn(runs: Runs) -> Surrogate:
 def _surfaces(runs: Runs, cells: Cells) -> list[Member]:
     """Surfaces of as many terms as the cells allow, each with fields of several sizes."""
     scaled = runs.scaled(cells.settings)
-    members = []
+    members: list[Member] = []
     for powers in _term_sets(scaled.shape[1]):
         design = _design(scaled, powers)
         rank = np.linalg.matrix_rank(design)
         if len(cells) < len(powers) + SPARE_CELLS or rank < len(powers):
             continue
-        members += [
-            Member(trend=_coefficients(runs, cells, field, powers), field=field, left_out=left)
-            for field, left in fields(
-                scaled, cells.counts, design, cells.response, cells.run_variance
+        for field, left in fields(scaled, cells.counts, design, cells.response, cells.run_variance):
+            covariance = field.covariance(scaled, cells.counts, least_variance(cells.response))
+            coefficients, draws = _coefficients(covariance, design, cells.response, runs.seed)
+            trend = Surface(
+                runs=runs, powers=powers, coefficients=coefficients, coefficient_draws=draws
             )
-        ]
+            members.append(Member(trend=trend, field=field, left_out=left))
     if not members:
         raise UserError(
             f"{runs.column}: {', '.join(runs.varying)} vary together in these {len(cells)} cells, so "
@@ -221,22 +222,17 @@ def _surfaces(runs: Runs, cells: Cells) -> list[Member]:
 
 
 def _coefficients(
-    runs: Runs, cells: Cells, field: Field, powers: tuple[tuple[int, ...], ...]
-) -> Surface:
+    covariance: Float[np.ndarray, "cells cells"],
+    design: Float[np.ndarray, "cells terms"],
+    response: Float[np.ndarray, " cells"],
+    seed: int,
+) -> tuple[Float[np.ndarray, " terms"], Float[np.ndarray, "draws terms"]]:
     """Generalised least squares under the field, with draws."""
-    scaled = runs.scaled(cells.settings)
-    design = _design(scaled, powers)
-    covariance = field.covariance(scaled, cells.counts, least_variance(cells.response))
     inverse = np.linalg.inv(covariance)
     spread = np.linalg.inv(design.T @ inverse @ design)
-    coefficients = spread @ (design.T @ inverse @ cells.response)
-    normal = np.random.default_rng((runs.seed, 4)).normal(size=(DRAWS, len(powers)))
-    return Surface(
-        runs=runs,
-        powers=powers,
-        coefficients=coefficients,
-        coefficient_draws=coefficients + normal @ np.linalg.cholesky(spread).T,
-    )
+    coefficients: np.ndarray = spread @ (design.T @ inverse @ response)
+    normal = np.random.default_rng((seed, 4)).normal(size=(DRAWS, len(coefficients)))
+    return coefficients, coefficients + normal @ np.linalg.cholesky(spread).T
 
 
 def _term_sets(number: int) -> list[tuple[tuple[int, ...], ...]]:

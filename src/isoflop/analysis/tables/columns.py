@@ -240,6 +240,12 @@ def column_of(name: str) -> Column | None:
     return None
 
 
+def is_share(name: str) -> bool:
+    """Whether the column holds shares, from 0 to 1: an accuracy is one."""
+    known = column_of(name)
+    return known is not None and known.kind == "share"
+
+
 def in_other_letters(names: Iterable[str]) -> dict[str, str]:
     """Names that nothing reads and that are ours but for capital letters, with ours."""
     return {
