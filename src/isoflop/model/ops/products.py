@@ -28,8 +28,9 @@ FLOAT32_DEPTH, FLOAT32_CHUNK = 256, 256
 FLOAT32_LEFT_ROW = 12 * 8
 """As defined in panels.h, which says why; the last is a block's tiles times LEFT."""
 
-MIN_FLOAT32_ROWS = 8
-"""Of an expert on average, from which on packing its weights pays. Chosen, not tuned."""
+MIN_FLOAT32_ROWS = 4
+"""Of an expert on average, from which on packing its weights pays: with 2 rows it did from d64 to d256
+on AMD's Zen 5, with 1 it did not at d128 (docs/log.md, 2026-11-26)."""
 
 MAX_PLAIN_DEPTH = 8192
 """Longest summed axis of a plain product done here; longer ones, a vocabulary, are done by

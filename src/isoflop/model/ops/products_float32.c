@@ -2,9 +2,9 @@
 
    Why not the BLAS: it is called once an expert, each time with few rows, and reaches half of what
    the processor can do there (docs/log.md, 2026-11-26). Only where that was measured: on processors
-   with vectors of eight, and on those of AMD's family 19h (Zen 3 and 4), which compute a vector of
-   sixteen as two of eight; elsewhere float32_tiles_available() is 0 and PyTorch's products are used.
-   Called through products.py.
+   with vectors of eight, and on those of AMD's families 19h and 1Ah (Zen 3, 4 and 5), for which
+   PyTorch's BLAS has no products with vectors of sixteen; elsewhere float32_tiles_available() is 0
+   and PyTorch's products are used. Called through products.py.
 
    Rows of expert e are ends[e - 1] .. ends[e]. */
 
@@ -21,7 +21,7 @@ int64_t float32_tiles_available(void) {
     if (!__get_cpuid(0, &eax, &vendor[0], &vendor[2], &vendor[1])) return 0;
     if (memcmp(vendor, "AuthenticAMD", 12) || !__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return 0;
     unsigned family = ((eax >> 8) & 15) + ((eax >> 20) & 255);
-    return family == 0x19;
+    return family == 0x19 || family == 0x1a;
 }
 #else
 int64_t float32_tiles_available(void) { return 0; }
