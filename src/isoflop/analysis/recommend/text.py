@@ -30,7 +30,7 @@ def recommendation_to_text(found: Recommendation) -> str:
     if found.next_runs:
         few = found.next_runs[0].share_settled < LITTLE
         head = (
-            "No single run would settle much; most would"
+            "No single run would settle much; these would settle most"
             if few
             else "Runs that would settle it most"
         )
