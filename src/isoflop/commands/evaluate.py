@@ -187,7 +187,10 @@ def _show_samples(folders: list[Path], *, whole: bool, as_json: bool) -> None:
 @app.command("vote")
 def vote(
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders of samples; several: also what they share.")
+        list[Path],
+        typer.Argument(
+            help="Folders of samples, or what sample --out was given; several: also what they share."
+        ),
     ],
     scores: Annotated[
         Path | None, typer.Option(help="JSON lines of item, sample, score: best-of-n and weights.")

@@ -25,6 +25,7 @@ from isoflop.evaluate.testtime.rows import CurveRow, ExtractionRow, SampleRow
 from isoflop.evaluate.testtime.samples import (
     COUNTS_FILE,
     SAMPLES_FILE,
+    SAMPLES_FOLDER,
     WHOLE,
     SampleCounts,
     SampleRun,
@@ -81,14 +82,15 @@ class Votes:
 
 
 def read_sampled(folders: Sequence[Path]) -> list[SampledRun]:
-    """The runs in these folders; shards of one run become one.
+    """The runs in these folders, or in the folders that `isoflop sample --out` was given; shards of one
+    run become one.
 
     Raises:
         UserError: a folder is not complete, samples or shards are missing, or two folders hold
             one run.
     """
     found: dict[str, list[tuple[Path, SampleRun]]] = {}
-    for folder in folders:
+    for folder in (one for given in folders for one in _runs_of(given)):
         if not (folder / "DONE").exists():
             raise UserError(
                 f"{folder}: not a complete folder of samples; run the same `isoflop sample` again"
@@ -98,6 +100,11 @@ def read_sampled(folders: Sequence[Path]) -> list[SampledRun]:
         whole = json.dumps(dataclasses.asdict(dataclasses.replace(run, shard=WHOLE)))
         found.setdefault(whole, []).append((folder, run))
     return [_joined(parts) for parts in found.values()]
+
+
+def _runs_of(folder: Path) -> list[Path]:
+    """`folder`, or the runs below it if it is what `isoflop sample --out` was given."""
+    return sorted((folder / SAMPLES_FOLDER).glob("*/")) or [folder]
 
 
 def _joined(parts: list[tuple[Path, SampleRun]]) -> SampledRun:

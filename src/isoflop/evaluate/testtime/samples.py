@@ -34,6 +34,8 @@ from isoflop.graders import Grade
 from isoflop.records import SetAside, read_rows, storable, storable_or_none, write_rows, write_text
 
 SAMPLES_FILE = "samples.jsonl"
+SAMPLES_FOLDER = "samples"
+"""Of the folder given by --out: one folder a run in it."""
 
 COUNTS_FILE = "counts.json"
 
@@ -122,7 +124,7 @@ def draw_samples(
         f"{run.task}-{run.style}-{run.num_shots}shot-T{run.sampling.temperature:g}"
         f"-n{run.num_samples}{shard}"
     )
-    folder = stage_folder(out, "samples", name, run)
+    folder = stage_folder(out, SAMPLES_FOLDER, name, run)
     if folder.done:
         return folder.path
     with working_in(folder, device=device) as path:

@@ -148,6 +148,9 @@ def test_votes_over_two_checkpoints(model, merging, loaded, tmp_path):
     assert found.runs[0].name != found.runs[1].name
     assert len(found.overlaps) == 3
     assert len(found.problems) == len(QUESTIONS)
+    assert first.parents[1] == other.parents[1] == tmp_path
+    both = votes(read_sampled([tmp_path]))  # What `isoflop sample --out` was given.
+    assert {run.name for run in both.runs} == {run.name for run in found.runs}
     text = votes_to_text(found)
     assert "problems solved by both" in text
     assert json.loads(votes_to_json(found))["runs"][0]["curve"][0]["num_samples"] == 1
