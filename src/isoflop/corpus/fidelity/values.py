@@ -224,4 +224,5 @@ def _sorted(items: list[Any]) -> list[Any]:
 
 
 def words(name: str) -> str:
+    """A name without the choice between snake_case and camelCase."""
     return name.replace("_", "").lower()
