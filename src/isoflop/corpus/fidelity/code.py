@@ -11,6 +11,7 @@ exceptions.
 
 import ast
 import json
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from isoflop.corpus.fidelity.arguments import Call, calls_for
-from isoflop.corpus.fidelity.functions import Match, functions_of, match_functions
+from isoflop.corpus.fidelity.functions import Match, functions_of, match_functions, words_of
 from isoflop.corpus.fidelity.observations import (
     Judgement,
     Seen,
@@ -46,6 +47,9 @@ SCRIPT_INPUT = "7\n3\n12\n5\n2\n10\n4\n1\n8\n6\n" * 3
 SEEDS = (0, 1)
 
 NO_SOURCE = "does not compile"
+
+_OWN_IMPORT = re.compile(r"^from isoflop\.[^(\n]*(?:\([^)]*\))?\n", re.MULTILINE)
+"""In the sandbox both files are one."""
 
 _DEFINITIONS = (
     ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign,
@@ -108,15 +112,18 @@ def _plan(pair: Pair, seed: int) -> _Plan:
         if match.after is not None and not _is_coroutine(match)
         for call in calls_for(match.before, match.after, seed=seed)
     ]
-    absent = sorted(_imported(before) | _imported(after))
+    beside = {
+        "absent": sorted(_imported(before) | _imported(after)),
+        "globals": sorted(_globals(before) & _globals(after)),
+    }
     programs: list[Program] = []
     if calls:
-        programs += _three(pair, "module", absent, matches, calls)
+        programs += _three(pair, "module", beside, matches, calls)
     is_script = any(
         not isinstance(node, _DEFINITIONS) and not _is_text(node) for node in before.body
     )
     if is_script:
-        programs += _three(pair, "__main__", absent, matches, [])
+        programs += _three(pair, "__main__", beside, matches, [])
     return _Plan(
         pair=pair,
         matches=tuple(matches),
@@ -127,7 +134,11 @@ def _plan(pair: Pair, seed: int) -> _Plan:
 
 
 def _three(
-    pair: Pair, name: str, absent: list[str], matches: list[Match], calls: list[tuple[int, Call]]
+    pair: Pair,
+    name: str,
+    beside: dict[str, list[str]],
+    matches: list[Match],
+    calls: list[tuple[int, Call]],
 ) -> list[Program]:
     """Before with both seeds, after with the first."""
     sides = []
@@ -150,7 +161,7 @@ def _three(
             "calls": asked,
             "seed": seed,
             "stdin": SCRIPT_INPUT,
-            "absent": absent,
+            **beside,
         }
         source = f"{_inside()}\n\nmain({json.dumps(json.dumps(job))})\n"
         sides.append(Program(source=source))
@@ -290,6 +301,18 @@ def _imported(tree: ast.Module) -> set[str]:
     return names
 
 
+def _globals(tree: ast.Module) -> set[str]:
+    """Words of the module's own public names for values, which a call may change."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    names.update(*(node.names for node in ast.walk(tree) if isinstance(node, ast.Global)))
+    return {words_of(name) for name in names if not name.startswith("_")}
+
+
 @cache
 def _inside() -> str:
-    return (Path(__file__).parent / "inside.py").read_text(encoding="utf-8")
+    files = [Path(__file__).parent / name for name in ("values.py", "inside.py")]
+    return _OWN_IMPORT.sub("", "\n\n".join(file.read_text(encoding="utf-8") for file in files))

@@ -20,6 +20,9 @@ RELATIVE_TOLERANCE = 1e-9
 WRONG_KIND = ("TypeError", "AttributeError")
 """What a function raises whose argument is of a kind that it was not made for."""
 
+ENDED = ["int", 0]
+"""The encoded exit status of a program that ends by itself."""
+
 Seen = dict[str, Any]
 """One report of `inside.py`."""
 
@@ -32,7 +35,8 @@ class Judgement:
     reason: str | None = None
     """Why not comparable; None: it is."""
     differs_in: tuple[str, ...] = ()
-    """"result", "exception", "output", "arguments": what of it is different."""
+    """"result", "exception", "output", "error output", "arguments", "globals", "exit status", "time": what of
+    it is different."""
     example: str | None = None
     """The first call that differs, and both outcomes."""
     calls: int = 0
@@ -69,9 +73,14 @@ def judge_calls(
             left_out[reason] = left_out.get(reason, 0) + 1
             continue
         assert one is not None
+        assert two is not None
+        kinds_here = _differences(one, other) + _differences_beside(one, two, other)
+        if one["opaque"] and not kinds_here:
+            left_out["opaque result"] = left_out.get("opaque result", 0) + 1
+            continue
         compared += 1
         returned += one["raised"] is None
-        for kind in _differences(one, other):
+        for kind in kinds_here:
             differs.setdefault(kind, f"{call}: {_told(one)} before, {_told(other)} after")
     if left_out.get("not deterministic"):
         return Judgement(
@@ -92,33 +101,45 @@ def judge_calls(
 
 
 def judge_program(first: Seen | None, again: Seen | None, after: Seen | None) -> Judgement:
-    """A whole program: what it prints and whether it ends well."""
+    """A whole program: what it prints, whether it ends well, and its exit status."""
     reason = _not_comparable(first, again, after, wrong_kind=())
     if reason is None and first is not None and first["raised"] is not None:
         needs_input = first["raised"] == "EOFError"
         reason = "needs more input" if needs_input else f"stops with {first['raised']}"
-    if reason is None and first is not None and not first["printed"]:
-        reason = "prints nothing"
     if reason is not None:
         return Judgement(verdict="not comparable", reason=reason, calls=1)
     assert first is not None
-    kinds = tuple(kind for kind in _differences(first, after) if kind != "result")
-    if not kinds:
-        return Judgement(verdict="same", calls=1, compared=1)
-    example = f"{_told(first)} before, {_told(after)} after"
-    return Judgement(verdict="different", differs_in=kinds, example=example, calls=1, compared=1)
+    assert again is not None
+    kinds = [kind for kind in _differences(first, after) if kind != "result"]
+    kinds += _differences_beside(first, again, after)
+    if after is not None and not equal(_exit_status(first), _exit_status(after)):
+        kinds.append("exit status")
+    if kinds:
+        example = f"{_told(first)} before, {_told(after)} after"
+        return Judgement(
+            verdict="different", differs_in=tuple(kinds), example=example, calls=1, compared=1
+        )
+    if not first["printed"] and not first["errors"] and equal(_exit_status(first), ENDED):
+        return Judgement(verdict="not comparable", reason="prints nothing", calls=1)
+    return Judgement(verdict="same", calls=1, compared=1)
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two encoded values are equal, numbers within the tolerance."""
-    if _is_number(one) and _is_number(other):
-        return (
-            one == other
-            or math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE)
-            or (one != one and other != other)
+    """Whether two encoded values are equal: floats within the tolerance, all else exactly.
+
+    >>> equal(0.1 + 0.2, 0.3), equal(10**12, 10**12 + 1), equal(1, 1.0), equal(1, True)
+    (True, False, False, False)
+    """
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, float):
+        return math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE) or (
+            one != one and other != other
         )
-    if isinstance(one, list) and isinstance(other, list):
+    if isinstance(one, list):
         return len(one) == len(other) and all(map(equal, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
     return bool(one == other)
 
 
@@ -153,8 +174,24 @@ def _differences(one: Seen, other: Seen | None) -> list[str]:
     return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _differences_beside(one: Seen, two: Seen, other: Seen | None) -> list[str]:
+    """In what else reports differ: only what the text before does alike under both seeds, so that a time in
+    a log does not hide a result."""
+    if other is None or other["time_up"]:
+        return []
+    names = {"errors": "error output", "globals": "globals"}
+    return [
+        name
+        for key, name in names.items()
+        if equal(one.get(key), two.get(key)) and not equal(one.get(key), other.get(key))
+    ]
+
+
+def _exit_status(seen: Seen) -> Any:
+    """What a shell would be told; a text stands for itself, as it is written to standard error."""
+    value = seen["value"]
+    code = value[1] if isinstance(value, list) and value[0] == "exit" else ENDED
+    return ENDED if code == ["NoneType", None] else code
 
 
 def _told(seen: Seen | None) -> str:
@@ -163,4 +200,6 @@ def _told(seen: Seen | None) -> str:
     if seen["raised"] is not None:
         return f"raises {seen['raised']}"
     printed = f", prints {seen['printed'][:80]!r}" if seen["printed"] else ""
-    return f"{json.dumps(seen['value'])[:120]}{printed}"
+    changed = f", leaves {json.dumps(seen['globals'])[:80]}" if seen.get("globals") else ""
+    errors = f", writes {seen['errors'][:80]!r}" if seen["errors"] else ""
+    return f"{json.dumps(seen['value'])[:120]}{printed}{errors}{changed}"

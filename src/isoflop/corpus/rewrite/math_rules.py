@@ -19,7 +19,7 @@ from isoflop.corpus.rows import Rewriting, TextRow
 TIDY_MATH = "tidy_math"
 """The stage's name in rows."""
 
-RULES_VERSION = "1"
+RULES_VERSION = "2"
 """Changed with any rule, so that folders of other rules are not taken for these."""
 
 _SITE = re.compile(

@@ -24,11 +24,26 @@ MENU_ITEMS = 12
 such short items in the pages has 9, the shortest menu that no heading announces 14."""
 
 MENU_ITEM_CHARACTERS = 80
+
+MENU_NUMBER_SHARE = 0.25
+"""Of a menu's items that may hold a number; a list with more of them is data. Chosen: the entries of the
+pages' menus have none, but for one that counts its examples."""
+
+FOOT_STRAYS = 6
+"""Short lines of nothing but words that may stand below a copyright line. Chosen."""
+
 FOOT_LINE_CHARACTERS = 100
 """Longer lines are text. Chosen."""
 
 _HEAD_END = "Toggle table of contents sidebar"
 _ITEM = re.compile(r"[-*\u2022] (?P<words>[^$\\=]+)$")
+# A number standing alone, but for those that only label an entry.
+_NUMBER = re.compile(
+    r"(?<![\w.])(?<!Example )(?<!Page )(?<!Chapter )(?<!Section )(?<!Part )\d+(?![\w.]*\w)"
+)
+_FOOT_ITEM = re.compile(r"(?:- [^$\\]+|-)$")
+_MATHEMATICS = re.compile(r"[$\\=]")
+_WORDS_ONLY = re.compile(r"(?=.{1,40}$)[^\W\d_][^\d:;.?!$\\=<>^]*$")
 _MENU_FILLING = re.compile(r"(?:[-*|\u2022]|Toggle child pages in navigation)?$")
 _CLASSIC = re.compile(r"(?:-|index|modules \||next \||previous \||- .* \u00bb)?$")
 _COPYRIGHT = re.compile(
@@ -44,12 +59,15 @@ _VOTES = re.compile(r"-?\d{1,5}$")
 _TAGS = re.compile(r"[a-z][a-z0-9.+#-]*(?: {2,}[a-z0-9][a-z0-9.+#-]*)*$")
 _QUESTION_SIGNED = re.compile(rf"asked {DATE}")
 _METADATA_START = re.compile(r"Title\t")
+_METADATA_LINE = re.compile(r"[A-Z][\w -]{0,40}\t")
 _METADATA_MARK = re.compile(r"(?:Canonical name|Date of creation)\t")
 _CONTENTS = re.compile(
     r"(?:on this page|table of contents|contents|in this article)[:#\u00b6]?$", re.IGNORECASE
 )
 _LINK_LIST = re.compile(r"\[\d+\]: (?:https?://|#)\S+$")
 _MARKUP = re.compile(r"""(?:class=".*|\{:.*\}|\^|"\)|\[image: ?\](?:"\))?|\* \* \*|-{3,}|_{3,})$""")
+_BAR = re.compile(r"(?:-{3,}|_{3,})$")
+_SIGN = re.compile(r"(?:\^|\* \* \*)$")
 _DATE_LINE = re.compile(
     rf"(?:last (?:updated|modified|edited)|updated|posted|published|date)(?: on|:)? (?:on )?{DATE}{TIME}\.?$",
     re.IGNORECASE,
@@ -85,9 +103,12 @@ def site_head(lines: Lines) -> list[Span]:
 
 
 def site_foot(lines: Lines) -> list[Span]:
-    """What stands below the text: neighbours, copyright, contents once more."""
+    """What stands below the text: neighbours, copyright, contents once more.
+
+    Only where nothing else follows: a notice may also stand above a text or in its middle.
+    """
     marks = [n for n, line in enumerate(lines) if _COPYRIGHT.match(line.strip())]
-    if not marks or any(len(line) > FOOT_LINE_CHARACTERS for line in lines[marks[-1] + 1 :]):
+    if not marks or not _is_foot(lines[marks[-1] + 1 :]):
         return []
     start = _first_of_foot(lines, marks[-1])
     return [(start, len(lines), "site foot")]
@@ -105,12 +126,13 @@ def contents(lines: Lines) -> list[Span]:
 
 
 def menus(lines: Lines) -> list[Span]:
-    """Many short list items in a row, without a formula and without a sentence's end."""
+    """Many short list items in a row, without a formula, a sentence's end, or numbers in many of them."""
     spans, number = [], 0
     while number < len(lines):
         if _is_menu_item(lines[number]):
             stop, items = _menu_from(lines, number)
-            if items >= MENU_ITEMS:
+            numbers = sum(bool(_NUMBER.search(line)) for line in lines[number:stop])
+            if items >= MENU_ITEMS and numbers <= MENU_NUMBER_SHARE * items:
                 spans.append((number, stop, "menu"))
             number = stop
         number += 1
@@ -119,12 +141,17 @@ def menus(lines: Lines) -> list[Span]:
 
 def metadata(lines: Lines) -> list[Span]:
     """PlanetMath's table below an entry: names, dates, owners, classification."""
-    for number in range(len(lines) - 1, -1, -1):
-        if _METADATA_START.match(lines[number]):
-            rest = lines[number:]
-            if any(_METADATA_MARK.match(line) for line in rest):
-                return [(number, len(lines), "metadata")]
-    return []
+    spans, start = [], 0
+    while start < len(lines):
+        stop = start
+        if _METADATA_START.match(lines[start]):
+            # A line of another form is text again, whatever stands below it.
+            while stop < len(lines) and _METADATA_LINE.match(lines[stop]):
+                stop += 1
+            if any(_METADATA_MARK.match(line) for line in lines[start:stop]):
+                spans.append((start, stop, "metadata"))
+        start = max(stop, start + 1)
+    return spans
 
 
 def link_list(lines: Lines) -> list[Span]:
@@ -173,7 +200,7 @@ def single_lines(lines: Lines) -> list[Span]:
         for name, rule in (
             ("boilerplate", _BOILERPLATE), ("date", _DATE_LINE), ("markup", _MARKUP),
         ):  # fmt: skip
-            if text and rule.match(text):
+            if text and rule.match(text) and not _is_content(lines, number):
                 spans.append((number, number + 1, name))
     return spans
 
@@ -198,9 +225,35 @@ def _first_of_foot(lines: Lines, mark: int) -> int:
         text = lines[number].strip()
         if text in heads:
             start = number
-        if len(text) > FOOT_LINE_CHARACTERS:
+        if len(text) > FOOT_LINE_CHARACTERS or _MATHEMATICS.search(text):
             break
     return start
+
+
+def _is_foot(lines: Lines) -> bool:
+    """Whether lines below a copyright line are all of the site: known ones, contents, or stray words."""
+    strays, in_contents = 0, False
+    for text in filter(None, map(str.strip, lines)):
+        if _CONTENTS.match(text):
+            in_contents = True
+        elif in_contents and _FOOT_ITEM.match(text) and len(text) <= FOOT_LINE_CHARACTERS:
+            continue
+        elif not (_DATE_LINE.match(text) or _BOILERPLATE.match(text)):
+            strays += 1
+            if strays > FOOT_STRAYS or not _WORDS_ONLY.match(text):
+                return False
+    return True
+
+
+def _is_content(lines: Lines, number: int) -> bool:
+    """Whether what looks like left-over markup belongs to its neighbours: the bar of a fraction or of a sum
+    written in lines touches one of them, a power's sign both."""
+    text = lines[number].strip()
+    above = bool(number and lines[number - 1].strip())
+    below = bool(number + 1 < len(lines) and lines[number + 1].strip())
+    if _BAR.match(text):
+        return above or below
+    return above and below and bool(_SIGN.match(text))
 
 
 def _menu_from(lines: Lines, start: int) -> tuple[int, int]:

@@ -19,6 +19,9 @@ from isoflop.config import UserError
 SECONDS = 120.0
 """Of real time for one batch, which takes one or two. Chosen for a machine under load."""
 
+FORMATTED = "formatted"
+"""Begins the name of a folder whose files are formatted."""
+
 _FAILED = re.compile(r"(?:Failed to \w+|error: .*?)\s.*?(\d{6})\.py")
 
 
@@ -31,6 +34,18 @@ class RuffOptions:
     line_length: int
     target_version: str
     """Oldest Python that the result must run on, as ruff names it: "py311"."""
+    ignore: tuple[str, ...] = ()
+    """Rules of those selected that are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file, and what is not to be done to it."""
+
+    text: str
+    leave: tuple[str, ...] = ()
+    """Rules whose fixes are not made."""
+    formatted: bool = True
 
 
 def ruff_version() -> str:
@@ -44,41 +59,58 @@ def ruff_version() -> str:
     return metadata.version("ruff")
 
 
-def tidy_sources(sources: list[str], options: RuffOptions) -> list[str | None]:
+def tidy_sources(sources: list[Source], options: RuffOptions) -> list[str | None]:
     """Each source fixed and formatted; None where ruff could not."""
     if not sources:
         return []
     with tempfile.TemporaryDirectory(prefix="isoflop-ruff-") as name:
-        folder = Path(name)
-        for number, source in enumerate(sources):
-            # As bytes: line ends inside strings must stay as they are.
-            (folder / f"{number:06d}.py").write_bytes(source.encode("utf-8"))
-        failed = _run(folder, options)
+        paths = _written(Path(name), sources)
+        failed = _run(Path(name), options)
         if failed is not None:
-            return [
-                None if number in failed else _read(folder, number)
-                for number in range(len(sources))
-            ]
+            return [None if number in failed else _read(path) for number, path in enumerate(paths)]
     if len(sources) == 1:
         return [None]
     middle = len(sources) // 2
     return tidy_sources(sources[:middle], options) + tidy_sources(sources[middle:], options)
 
 
+def _written(folder: Path, sources: list[Source]) -> list[Path]:
+    """The files, those that are treated alike in one folder, whose name is how."""
+    paths = []
+    for number, source in enumerate(sources):
+        group = folder / "-".join((FORMATTED if source.formatted else "fixed", *source.leave))
+        group.mkdir(exist_ok=True)
+        paths.append(group / f"{number:06d}.py")
+        # As bytes: line ends inside strings must stay as they are.
+        paths[-1].write_bytes(source.text.encode("utf-8"))
+    return paths
+
+
+def _commands(folder: Path, options: RuffOptions) -> list[list[str]]:
+    """Arguments of the process that fixes, and of the one that formats where there is something to format."""
+    groups = sorted(folder.iterdir())
+    common = ["--isolated", "--no-cache", "--target-version", options.target_version]
+    common += ["--line-length", str(options.line_length)]
+    fix = ["check", "--fix", "--exit-zero", "--quiet", "--output-format", "concise", *common]
+    fix += ["--select", ",".join(options.select)]
+    if options.ignore:
+        fix += ["--ignore", ",".join(options.ignore)]
+    left = [f"{group}/*:{code}" for group in groups for code in group.name.split("-")[1:]]
+    if left:
+        fix += ["--per-file-ignores", ",".join(left)]
+    layout = ["format", "--quiet", *common, "--config", "format.line-ending='lf'"]
+    formatted = [str(group) for group in groups if group.name.startswith(FORMATTED)]
+    commands = [[*fix, str(folder)]]
+    return [*commands, [*layout, *formatted]] if formatted else commands
+
+
 def _run(folder: Path, options: RuffOptions) -> set[int] | None:
     """Numbers of the files that ruff could not read; None: it ended badly or not at all."""
-    common = ["--isolated", "--no-cache", "--target-version", options.target_version]
-    check = ["check", "--fix", "--exit-zero", "--quiet", "--output-format", "concise"]
-    width = ["--line-length", str(options.line_length)]
-    commands = (
-        [*check, *common, *width, "--select", ",".join(options.select)],
-        ["format", "--quiet", *common, *width, "--config", "format.line-ending='lf'"],
-    )
     failed: set[int] = set()
-    for command in commands:
+    for command in _commands(folder, options):
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "ruff", *command, str(folder)],
+                [sys.executable, "-m", "ruff", *command],
                 capture_output=True,
                 timeout=SECONDS,
                 check=False,
@@ -93,8 +125,8 @@ def _run(folder: Path, options: RuffOptions) -> set[int] | None:
     return failed
 
 
-def _read(folder: Path, number: int) -> str | None:
+def _read(path: Path) -> str | None:
     try:
-        return (folder / f"{number:06d}.py").read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return None

@@ -1,6 +1,15 @@
 """Matching, arguments, comparison of values, pages: pure parts of the comparison."""
 
 import ast
+import threading
+from array import array
+from collections import deque
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import PurePosixPath
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -9,11 +18,37 @@ from hypothesis import strategies as st
 from isoflop.corpus.fidelity import Pair, compare_page, summarise, wilson
 from isoflop.corpus.fidelity.arguments import CALLS, calls_for
 from isoflop.corpus.fidelity.functions import functions_of, match_functions
-from isoflop.corpus.fidelity.inside import MARK, encode
+from isoflop.corpus.fidelity.inside import MARK
 from isoflop.corpus.fidelity.kinds import kinds_of
 from isoflop.corpus.fidelity.math import final_answer, formulas_in
 from isoflop.corpus.fidelity.observations import equal, judge_calls, reports_in
+from isoflop.corpus.fidelity.values import Encoding, encode
 from isoflop.corpus.rows import TextRow
+
+
+class Slotted:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+
+@dataclass
+class Point:
+    x: object
+
+
+def ring(length):
+    first = last = Point(0)
+    for number in range(1, length):
+        last.x = Point(number)
+        last = last.x
+    last.x = first
+    return first
+
+
+def nested(depth):
+    return [nested(depth - 1)] if depth else []
 
 
 def functions(source):
@@ -137,12 +172,34 @@ def test_the_code_s_own_constants_are_among_the_arguments():
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        (1, 1.0, True),
+        (1, 1.0, False),
+        (10**12, 10**12 + 1, False),
+        (1e12, 1e12 + 1e-3, True),
+        (0, False, False),
+        (Fraction(1, 7), Fraction(1, 9), False),
+        (Fraction(1, 7), Fraction(2, 14), True),
+        (Decimal("1.0"), Decimal("2.0"), False),
+        (date(2000, 1, 1), date(2001, 1, 1), False),
+        (timedelta(days=1), timedelta(hours=24), True),
+        (range(3), range(4), False),
+        (deque([1]), deque([1, 3]), False),
+        (UUID(int=1), UUID(int=2), False),
+        (PurePosixPath("a"), PurePosixPath("b"), False),
+        (array("i", [1]), array("i", [2]), False),
+        ({1: 2}.values(), {1: 3}.values(), False),
+        (list(range(300)), [*range(299), 0], False),
+        (Point(1), Point(2), False),
+        (Point(1), Point(1), True),
+        (Slotted(1), Slotted(2), False),
+        (Slotted(1), Slotted(1), True),
+        (ring(3), ring(3), True),
+        (ring(3), ring(4), False),
+        (int, str, False),
         (0.1 + 0.2, 0.3, True),
         (float("nan"), float("nan"), True),
         (float("inf"), float("inf"), True),
         (0.1, 0.2, False),
-        (1, True, True),
+        (1, True, False),
         ("1", 1, False),
         ([1], (1,), False),
         ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
@@ -157,9 +214,39 @@ def test_encoded_values_are_equal_as_the_values_are(one, other, same):
     assert equal(encode(one), encode(other)) is same
 
 
-def seen(value=1, raised=None, printed="", time_up=False, absent=False):
-    return {"value": ["number", value], "raised": raised, "printed": printed, "time_up": time_up,
-            "absent": absent, "arguments": None}  # fmt: skip
+@pytest.mark.parametrize("value", [lambda x: x, [threading.Lock()], Point(nested), nested(100)])
+def test_what_has_no_value_to_compare_is_told(value):
+    encoding = Encoding()
+    encoding.of(value)
+    assert encoding.opaque
+
+
+def test_shared_parts_are_looked_at_within_bounds():
+    value = []
+    for _ in range(39):
+        value = [value, value]
+    encoding = Encoding()
+    encoding.of(value)
+    assert encoding.opaque
+
+
+def seen(value=1, raised=None, printed="", time_up=False, absent=False, **more):
+    return {"value": ["int", value], "raised": raised, "printed": printed, "time_up": time_up,
+            "absent": absent, "arguments": None, "errors": "", "opaque": False, **more}  # fmt: skip
+
+
+def test_what_is_opaque_says_only_where_it_differs():
+    opaque = seen(opaque=True)
+    judged = judge_calls(["f()"], [opaque], [opaque], [opaque])
+    assert (judged.verdict, judged.reason) == ("not comparable", "opaque result")
+    assert judge_calls(["f()"], [opaque], [opaque], [seen(2)]).verdict == "different"
+
+
+@pytest.mark.parametrize(("key", "kind"), [("errors", "error output"), ("globals", "globals")])
+def test_chance_beside_the_result_hides_no_result(key, kind):
+    first, again, after = seen(**{key: "1"}), seen(**{key: "2"}), seen(**{key: "3"})
+    assert judge_calls(["f()"], [first], [again], [after]).verdict == "same"
+    assert judge_calls(["f()"], [first], [first], [after]).differs_in == (kind,)
 
 
 def test_a_call_of_the_wrong_kind_compares_nothing():

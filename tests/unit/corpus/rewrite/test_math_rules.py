@@ -62,6 +62,8 @@ SPHINX = "\n\n".join(
     ]
 )
 
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+
 CASES = [
     ("a vote after a date", "T\n\nAsked 2020-01-31\n\n3\n\n$x$ is what?", "T\n\n$x$ is what?"),
     ("a number that is an answer", "T\n\n3\n\n$x$ is what?", "T\n\n3\n\n$x$ is what?"),
@@ -90,6 +92,30 @@ CASES = [
         "Differential privacy policy design.",
     ),
     ("a copyright in a long page", "© 2020 A.\n\n" + "Text " * 40, "© 2020 A.\n\n" + "Text " * 40),
+    ("a list of primes", "Primes:\n" + "\n".join(f"- {n}" for n in PRIMES) + "\nEnd", None),
+    ("a list of results", "\n".join(f"- case {n} gives {n * n} apples" for n in range(12)), None),
+    ("a list of powers", "\n".join(f"- term x^{n}" for n in range(12)), None),
+    ("a text below a copyright line", "Theorem.\n\n© 2020 A\n\nAnswer: 42\n\n$x=1$", None),
+    ("a question below a copyright line", "Text.\n\n© 2020 A\n\nWhich one is prime?", None),
+    ("many words below a copyright line", "© 2020 A\n\n" + "Word by word\n" * 9, None),
+    (
+        "a formula above a copyright line",
+        "T.\n\nNext\n\nSo $x=1$\n\n© 2020 A",
+        "T.\n\nNext\n\nSo $x=1$",
+    ),
+    ("a foot with stray words", "Text.\n\n© 2020 A\n\nAbout us\nContact", "Text."),
+    (
+        "a foot with contents",
+        "Text.\n\n© 2020 A\n\nOn this page\n- Using dict=True\n- Why?",
+        "Text.",
+    ),
+    ("metadata that a text interrupts", "T\n\nTitle\tT\nAs $a=b$.\nCanonical name\tT", None),
+    ("a text below metadata", "T\n\nTitle\tT\nCanonical name\tT\n\nAs $a=b$.", "T\n\nAs $a=b$."),
+    ("fractions in lines", "3\n---\n4\n\n1\n____\n2", None),
+    ("a subtraction without its result", "12\n-5\n---", None),
+    ("a rule between paragraphs", "Some.\n\n---\n\nMore.\n\n____", "Some.\n\nMore."),
+    ("a power in lines", "x\n^\n2", None),
+    ("a sign that was left over", "a term\n^\n\nText.", "a term\n\nText."),
     ("a signature after a formula", "Asked 2020-01-31\n\n$a - b$ - user1 2020-02-01", "$a - b$"),
     ("a minus that is no signature", "$a$ - b 2020", "$a$ - b 2020"),
 ]
