@@ -102,8 +102,9 @@ def _whole_characters(text: str) -> str:
 def _tokens(data: dict[str, Any], name: str) -> int | None:
     usage = data.get("usage")
     value = usage.get(name) if isinstance(usage, dict) else None
-    counted = isinstance(value, int) and not isinstance(value, bool)
-    return value if counted and 0 <= value <= MOST_TOKENS else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= MOST_TOKENS else None
 
 
 def _quoted(body: bytes) -> str:
