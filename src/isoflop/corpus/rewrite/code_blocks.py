@@ -76,17 +76,18 @@ def is_data(source: str) -> bool:
 def choose_block(blocks: list[Block], language: str) -> Found | None:
     """The program among the blocks of a reply; None: no block is code of the language.
 
-    Blocks whose fence names the language count before those without a word, those that compile
-    before those that do not, and of what is then left the longest.
+    Blocks whose fence names the language count before those without a word, those that the line
+    before them does not call an example before those that it does, those that compile before those
+    that do not, and of what is then left the longest.
     """
     fitting = [b for b in blocks if b.language in TAGS[language] and b.content.strip()]
     left = [b for b in fitting if b.language] or fitting
+    left = [b for b in left if _BESIDE.fullmatch(b.label) is None] or left
     if language == "python":
         left = [b for b in left if is_python(b.content)] or left
         left = [b for b in left if not is_data(b.content)] or [b for b in left if b.language]
     if not left:
         return None
-    left = [b for b in left if _BESIDE.fullmatch(b.label) is None] or left
     programs = _programs(left) if language == "python" and len(left) > 1 else left
     block = max(programs, key=lambda b: len(b.content))
     several = Note.SEVERAL_CODE_BLOCKS if len(fitting) > 1 else None

@@ -258,6 +258,12 @@ BLOCKS = [
         f"import os\n{A}",
         SEVERAL,
     ),
+    (
+        "usage of what does not compile",
+        f"{tagged(A + '(')}\nUsage:\n{tagged('print(a())' + chr(10))}",
+        A + "(",
+        SEVERAL,
+    ),
     ("one block, labelled", f"Example:\n{tagged(A)}", A, ()),
     ("a manifest", tagged('{"name": "x"}\n'), '{"name": "x"}\n', ()),
 ]
