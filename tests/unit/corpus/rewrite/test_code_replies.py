@@ -260,8 +260,8 @@ BLOCKS = [
     ),
     (
         "usage of what does not compile",
-        f"{tagged(A + '(')}\nUsage:\n{tagged('print(a())' + chr(10))}",
-        A + "(",
+        tagged(A + "(\n") + "\nUsage:\n" + tagged("print(a())\n"),
+        A + "(\n",
         SEVERAL,
     ),
     ("one block, labelled", f"Example:\n{tagged(A)}", A, ()),
