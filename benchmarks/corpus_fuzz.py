@@ -29,7 +29,7 @@ from isoflop.corpus.filters.run import measured
 from isoflop.corpus.formats import extra
 from isoflop.corpus.intake import CorpusInput, open_input
 from isoflop.corpus.pool import Pool
-from isoflop.corpus.rewrite.completion import read_reply
+from isoflop.corpus.rewrite.completion import MOST_TOKENS, read_reply
 from isoflop.corpus.rewrite.messages import NoReply
 from isoflop.corpus.rewrite.reasons import Reason
 from isoflop.corpus.rewrite.replies import Parsed, Unusable
@@ -93,6 +93,14 @@ BODY = (
     .encode()
     .replace(b"HALF", b"\\ud83d")
 )
+
+BODIES = (
+    BODY,
+    BODY.replace(b'"prompt_tokens": 3', b'"prompt_tokens": %d' % 2**62),
+    BODY.replace(b'"prompt_tokens": 3', b'"prompt_tokens": 1' + b"0" * 30),
+    BODY.replace(b'"completion_tokens": 2', b'"completion_tokens": 1' + b"0" * 400),
+)
+"""A good reply, and counts of tokens that no server can have counted."""
 
 HOSTILE = "\0\x01\ufeff\ud800\udfff\u2028\u2029\x0c\r\n\t '\"\\#()[]{}:;,.=+-*/@é漢🙂\u202e0123abc_"
 
@@ -231,12 +239,15 @@ def fuzz_replies(count: int, rng: random.Random) -> int:
         broken += told(not is_result(found), f"{stage.name}, no result {found!r} of {reply!r}")
         results["parsed" if isinstance(found, Parsed) else found.reason.value] += 1
         try:
-            read_reply(changed_bytes(BODY, rng)).text.encode("utf-8")
-            bad = False
+            read = read_reply(changed_bytes(rng.choice(BODIES), rng))
+            read.text.encode("utf-8")
+            # What is beyond 64 bits cannot be stored, nor can a sum that is.
+            counts = (read.prompt_tokens, read.completion_tokens)
+            bad = any(tokens is not None and not 0 <= tokens <= MOST_TOKENS for tokens in counts)
         except NoReply as problem:
             bad = not isinstance(problem.reason, Reason)
             results[f"body: {problem.reason.value}"] += 1
-        broken += told(bad, "a body that is refused without a reason")
+        broken += told(bad, "a body refused without a reason, or tokens out of range")
     print(
         f"replies, {count} and as many bodies, slowest {slowest:.3f} s: {dict(results.most_common())}"
     )

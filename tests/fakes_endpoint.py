@@ -72,6 +72,8 @@ class FakeEndpoint:
     retry_after: str = "0.02"
     status: int | None = None
     """Answer every request with this status."""
+    success: int = 200
+    """Status of a reply."""
     url: str = ""
     requests: Counter[str] = field(default_factory=Counter)
     """How often each request came."""
@@ -158,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         with state.lock:
             state.answered[name] += 1
-        return self._send(200, text)
+        return self._send(state.success, text)
 
     def _send(self, status: int, body: bytes, extra: dict[str, str] | None = None) -> None:
         self._head(status, len(body), extra or {})

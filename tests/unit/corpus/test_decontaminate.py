@@ -2,18 +2,22 @@
 
 import json
 import random
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fakes_corpus import write_jsonl
 from isoflop.config import UserError
 from isoflop.corpus.decontaminate.benchmarks import BenchmarkItem, read_benchmarks
+from isoflop.corpus.decontaminate.characters import respelled
 from isoflop.corpus.decontaminate.config import DecontaminateConfig
 from isoflop.corpus.decontaminate.index import BenchmarkIndex
 from isoflop.corpus.decontaminate.match import find_items
 from isoflop.corpus.decontaminate.recount import accuracy, recount
 from isoflop.corpus.decontaminate.run import decontaminate_corpus, read_hits, recount_scores
-from isoflop.corpus.decontaminate.tokens import ngrams, renamed_tokens
+from isoflop.corpus.decontaminate.tokens import ngrams, plain_tokens, renamed_tokens
 from isoflop.corpus.intake import CorpusInput
 from isoflop.corpus.shards import OutputConfig, kept_rows, rejected_rows
 
@@ -134,6 +138,67 @@ def test_planted_words_are_found(text, kinds):
     assert len(hits) == 1
     assert hits[0][:2] == ("words", "3")
     assert hits[0][2] in kinds
+
+
+ENCODED = {
+    "no-break spaces by name": lambda text: text.replace(" ", "&nbsp;"),
+    "no-break spaces": lambda text: text.replace(" ", "\u00a0"),
+    "by number": lambda text: "".join(f"&#{ord(c)};" if c in "ae" else c for c in text),
+    "soft hyphens": lambda text: text.replace("e", "e\u00ad"),
+    "soft hyphens by name": lambda text: text.replace("e", "e&shy;"),
+    "spaces of no width": lambda text: "\u200b".join(text),
+    "full width": lambda text: "".join(
+        chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text
+    ),
+    "byte order mark": lambda text: "\ufeff" + text,
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+@pytest.mark.parametrize("part", [QUESTION, SOLUTION, RENAMED], ids=["words", "code", "renamed"])
+def test_the_same_text_in_another_encoding_is_the_same(name, part):
+    before, after = "caf\u00e9 = 1\n", "\ncafe\u0301 = 2 &amp; 3\n"
+    coded = ENCODED[name](part.strip())
+    text = before + coded + after
+    (plain,) = find_items(before + part.strip() + after, "i", "w", INDEX, lambda step: True)
+    (hit,) = find_items(text, "i", "w", INDEX, lambda step: True)
+    assert (hit.item, hit.found_as, hit.overlap) == (plain.item, plain.found_as, plain.overlap)
+    # The places are those of the text as it was given.
+    assert hit.excerpt == text[hit.start : hit.end]
+    assert ENCODED[name](plain.excerpt).strip("\ufeff\u00ad") in hit.excerpt + "&shy;"
+    assert len(hit.excerpt) <= len(coded)
+
+
+def test_letters_composed_and_not_are_one():
+    item = "Le caf\u00e9 de la gar\u00e7onne \u00e9tait ferm\u00e9, " * 4
+    grams = [
+        plain_tokens(unicodedata.normalize(form, item)).hashes.tolist() for form in ("NFC", "NFD")
+    ]
+    assert grams[0] == grams[1]
+
+
+@given(
+    st.text(
+        st.sampled_from(
+            "a e\u0301\u00e9\u00ad\u200b\uff41\u00bd\ufb01&;n#3\uac00\u1100\u1161\ud800"
+        )
+        | st.characters()
+    )
+)
+def test_every_token_has_its_place(text):
+    found = plain_tokens(text)
+    assert all(0 <= a < b <= len(text) for a, b in zip(found.starts, found.ends, strict=True))
+    assert sorted(found.starts.tolist()) == found.starts.tolist()
+    for number, (start, stop) in enumerate(zip(found.starts, found.ends, strict=True)):
+        # A token alone is the same token.
+        assert found.hashes[number] in plain_tokens(text[start:stop]).hashes
+
+
+@pytest.mark.parametrize(
+    "text", ["a && b; c &d; &unknown;", "x = y & z;", "\u6f22\u5b57", "", "caf\u00e9"]
+)
+def test_a_text_in_the_one_spelling_stays(text):
+    assert respelled(text) is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@
     prompt, answer                 prompt-answer files
     query, endings                 HellaSwag, as the evaluation harness keeps it
 
+These two columns are searched for and no others: not HumanEval's `test`, whose text alone is no hit,
+nor hints, choices beside the answer's column, or titles.
+
 An item with neither part is an error of the file, never an item that every text holds.
 """
 

@@ -10,7 +10,8 @@ from isoflop.corpus.filters.config import Limits
 class DecontaminateConfig:
     """Four ways to find an item's question or answer in a text, the surest first.
 
-    All compare tokens, so that white space and line ends do not matter. The share that is compared
+    All compare tokens of the text in one spelling (`characters.py`), so that white space, line ends
+    and the encodings of pages do not matter. The share that is compared
     is of the item's n-grams, found in a stretch of the text at most twice as long as the item:
     containment, since the Jaccard similarity of a short item and a long file is low whatever they
     share (SwallowCode's check compares those).

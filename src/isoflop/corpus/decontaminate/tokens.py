@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from isoflop.corpus.decontaminate.characters import Respelled, respelled
 from isoflop.corpus.minhash import TOKEN, Hashes, mixed, token_hashes
 
 _CODE = re.compile(
@@ -34,7 +35,7 @@ _NAME = np.uint64(0xD6E8FEB86659FD93)
 
 @dataclass(frozen=True)
 class PlacedTokens:
-    """Tokens of a text: the hash of each, and where it begins and ends."""
+    """Tokens of a text: the hash of each, and where it begins and ends in the text as it was given."""
 
     hashes: Hashes
     starts: npt.NDArray[np.int64]
@@ -48,17 +49,18 @@ class PlacedTokens:
 
 def plain_tokens(text: str) -> PlacedTokens:
     """Words and single characters, lower case: a heading may be written otherwise."""
-    found = list(TOKEN.finditer(text))
-    return PlacedTokens(
-        hashes=token_hashes([match[0].lower() for match in found]),
-        starts=np.array([match.start() for match in found], dtype=np.int64),
-        ends=np.array([match.end() for match in found], dtype=np.int64),
-    )
+    plain = respelled(text)
+    found = list(TOKEN.finditer(text if plain is None else plain.text))
+    starts, ends = _places(found, plain)
+    hashes = token_hashes([match[0].lower() for match in found])
+    return PlacedTokens(hashes=hashes, starts=starts, ends=ends)
 
 
 def renamed_tokens(text: str) -> PlacedTokens:
     """Tokens of a program with its own choice of names left out."""
-    kept = [match for match in _CODE.finditer(text) if match.lastgroup != "skip"]
+    plain = respelled(text)
+    found = _CODE.finditer(text if plain is None else plain.text)
+    kept = [match for match in found if match.lastgroup != "skip"]
     distances = np.full(len(kept), -1, dtype=np.int64)
     last: dict[str, int] = {}
     before = ""
@@ -68,12 +70,18 @@ def renamed_tokens(text: str) -> PlacedTokens:
             distances[place] = place - last[word] if word in last else 0
             last[word] = place
         before = word
-    return PlacedTokens(
-        hashes=token_hashes([_unquoted(match) for match in kept]),
-        starts=np.array([match.start() for match in kept], dtype=np.int64),
-        ends=np.array([match.end() for match in kept], dtype=np.int64),
-        distances=distances,
-    )
+    starts, ends = _places(kept, plain)
+    hashes = token_hashes([_unquoted(match) for match in kept])
+    return PlacedTokens(hashes=hashes, starts=starts, ends=ends, distances=distances)
+
+
+def _places(
+    found: list[re.Match[str]], plain: Respelled | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where tokens begin and end in the text that was given; `plain`: where they were found."""
+    starts = np.array([match.start() for match in found], dtype=np.int64)
+    ends = np.array([match.end() for match in found], dtype=np.int64)
+    return (starts, ends) if plain is None else (plain.starts[starts], plain.ends[ends - 1])
 
 
 def _unquoted(match: re.Match[str]) -> str:

@@ -5,9 +5,9 @@ Every rule answers a way in which models break the form that was asked of them; 
 """
 
 import re
-from dataclasses import dataclass
 
-from isoflop.corpus.rewrite.markdown import Block, Section, read_sections
+from isoflop.corpus.rewrite.code_blocks import choose_block, is_data
+from isoflop.corpus.rewrite.markdown import Section, read_sections
 from isoflop.corpus.rewrite.python_source import is_python
 from isoflop.corpus.rewrite.reasons import Note, Reason
 from isoflop.corpus.rewrite.replies import (
@@ -20,13 +20,6 @@ from isoflop.corpus.rewrite.replies import (
 )
 from isoflop.corpus.rewrite.scores import score_in
 
-TAGS = {
-    "python": ("python", "py", "python3", "py3", "python2", "ipython", ""),
-    "cpp": ("cpp", "c++", "cc", "cxx", "c", "hpp", "h", ""),
-    "rust": ("rust", "rs", ""),
-}
-"""Words after a fence that name a language; some models write none."""
-
 _KINDS = (
     ("code", re.compile(r"\b(?:code|implementation|refactored|rewritten|program)\b")),
     ("suggestions", re.compile(r"\b(?:suggestions?|feedback|recommendations?|improvements?)\b")),
@@ -36,14 +29,6 @@ _KINDS = (
 
 _TITLE_CHARACTERS = 60
 """A longer bold line is a sentence, not a heading."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """The block chosen among those of a reply."""
-
-    block: Block
-    notes: tuple[str, ...]
 
 
 def parse_judged_code(reply: str, *, complete: bool, language: str) -> Parsed | Unusable:
@@ -153,7 +138,7 @@ def _code(
         # Some models put the code under the heading before it.
         blocks = [block for section, _ in pairs for block in section.blocks]
     has_heading = any(kind in ("score", "suggestions") for kind in kinds)
-    found = _chosen(blocks, language)
+    found = choose_block(blocks, language)
     if found is None:
         bare = _bare_code(text, sections, kinds, language) if complete else None
         if bare is not None:
@@ -172,17 +157,6 @@ def _code(
     return Parsed(text=found.block.content, notes=notes)
 
 
-def _chosen(blocks: list[Block], language: str) -> _Found | None:
-    """The longest block of the language, of those that compile where some do."""
-    fitting = [b for b in blocks if b.language in TAGS[language] and b.content.strip()]
-    if not fitting:
-        return None
-    whole = [b for b in fitting if language == "python" and is_python(b.content)]
-    block = max(whole or fitting, key=lambda b: len(b.content))
-    several = Note.SEVERAL_CODE_BLOCKS if len(fitting) > 1 else None
-    return _Found(block=block, notes=noted(several))
-
-
 def _bare_code(
     text: str, sections: list[Section], kinds: list[str | None], language: str
 ) -> str | None:
@@ -194,7 +168,7 @@ def _bare_code(
     code = "\n".join(text.split("\n")[start:]).strip() + "\n"
     # One word compiles too.
     looks_like_code = "\n" in code.strip() or "(" in code or "=" in code
-    return code if looks_like_code and is_python(code) else None
+    return code if looks_like_code and is_python(code) and not is_data(code) else None
 
 
 def _no_code(text: str, *, complete: bool) -> Unusable:

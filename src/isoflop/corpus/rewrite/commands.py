@@ -1,7 +1,6 @@
 """`isoflop corpus rewrite`: what a user types, made into configs and back into words."""
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ from isoflop.corpus.intake import CorpusInput, input_digest, open_input
 from isoflop.corpus.rewrite import options
 from isoflop.corpus.rewrite.accounts import Prices, RewriteCounts
 from isoflop.corpus.rewrite.code_rules import TIDY_CODE, CodeRewriter, CodeRules
-from isoflop.corpus.rewrite.endpoint import ANSWERED, Endpoint
+from isoflop.corpus.rewrite.endpoint import ANSWERED, Endpoint, read_api_key
 from isoflop.corpus.rewrite.limits import CONTEXT_TOKENS, count_bytes, tokenizer_counter
 from isoflop.corpus.rewrite.lint_again import LintAgain, lint_tools
 from isoflop.corpus.rewrite.math_rules import TIDY_MATH, MathRewriter, MathRules
 from isoflop.corpus.rewrite.messages import Backend, Sampling
 from isoflop.corpus.rewrite.model import ModelConfig, ModelRewriter
+from isoflop.corpus.rewrite.reasons import Reason
 from isoflop.corpus.rewrite.retry import Patience
 from isoflop.corpus.rewrite.run import RewriteConfig, Rewriter, RewriteSummary, rewrite
 from isoflop.corpus.rewrite.stages import STAGES, find_stage
@@ -223,7 +223,7 @@ def _backend(how: ModelConfig, engine: Engine, store: ReplyStore) -> Backend:
         engine.urls,
         patience=engine.patience,
         count=_told_once(store),
-        api_key=os.environ.get(engine.key_variable),
+        api_key=read_api_key(engine.key_variable),
         most_connections=engine.concurrency,
     )
 
@@ -236,7 +236,11 @@ def _told_once(store: ReplyStore) -> Callable[[str], None]:
         store.count(name)
         if name != ANSWERED and name not in told:
             told.add(name)
-            typer.echo(f"first {name}; asking again while patience lasts", err=True)
+            # The endpoint will not answer such a request, so it is sent once.
+            then = (
+                "not asked again" if name == Reason.REFUSED else "asking again while patience lasts"
+            )
+            typer.echo(f"first {name}; {then}", err=True)
 
     return count
 

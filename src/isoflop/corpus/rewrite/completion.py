@@ -13,6 +13,9 @@ QUOTED_CHARACTERS = 300
 WAIT_AND_ASK_AGAIN = (408, 409, 425)
 """Client errors that time mends; besides 429 and all of 5xx."""
 
+MOST_TOKENS = 2**32
+"""Of one reply. No context is near it, and the sum of two billion such counts fits into 64 bits."""
+
 
 def request_body(request: Request) -> dict[str, Any]:
     """The JSON of a request."""
@@ -31,7 +34,7 @@ def request_body(request: Request) -> dict[str, Any]:
 
 
 def read_reply(body: bytes) -> Reply:
-    """The reply in the body of a response with status 200.
+    """The reply in the body of a response with a status of success (2xx).
 
     JSON can hold half of a surrogate pair, which no file in UTF-8 can: it is read as U+FFFD.
 
@@ -64,7 +67,7 @@ def read_reply(body: bytes) -> Reply:
 
 
 def read_failure(status: int, headers: dict[str, str], body: bytes, now: float) -> NoReply:
-    """What a status other than 200 means; `now` is the time since 1970 in seconds."""
+    """What a status other than success (2xx) means; `now` is the time since 1970 in seconds."""
     detail = f"status {status}: {_quoted(body)}"
     asked = retry_after_seconds(headers.get("retry-after"), now)
     if status == 429:
@@ -99,7 +102,9 @@ def _whole_characters(text: str) -> str:
 def _tokens(data: dict[str, Any], name: str) -> int | None:
     usage = data.get("usage")
     value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= MOST_TOKENS else None
 
 
 def _quoted(body: bytes) -> str:

@@ -5,6 +5,8 @@ request is sent again after whatever time may mend; what came of every single re
 """
 
 import asyncio
+import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +34,28 @@ SETTING_IS_WRONG = {
 ANSWERED = "answered"
 """The name under which replies are counted."""
 
+_KEY = re.compile(r"[!-~]+")
+"""What a header can hold: printable ASCII without white space."""
+
 Count = Callable[[str], None]
 """Called with what came of each request."""
+
+
+def read_api_key(variable: str) -> str | None:
+    """The key in an environment variable; None where it is unset or empty.
+
+    Raises:
+        UserError: it holds what no header can: another letter than ASCII's, white space, a line end.
+    """
+    key = os.environ.get(variable)
+    if not key:
+        return None
+    if _KEY.fullmatch(key) is None:
+        raise UserError(
+            f"the key in {variable} must be printable ASCII without white space or line ends: "
+            "set it again"
+        )
+    return key
 
 
 class Endpoint:
@@ -130,7 +152,7 @@ class Endpoint:
             raise _failed(httpx, error, url) from None
         except httpx.DecodingError as error:
             raise NoReply(Reason.INCOMPLETE_BODY, f"{url}: {error}") from None
-        if response.status_code == 200:
+        if response.is_success:
             return read_reply(bytes(content))
         if response.status_code in SETTING_IS_WRONG or 300 <= response.status_code < 400:
             raise _wrong_setting(url, response.status_code, bytes(content))

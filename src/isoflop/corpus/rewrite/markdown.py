@@ -6,7 +6,7 @@ it compiles), and only else fences are counted. A heading inside a block is no h
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 MOST_ENDS_TRIED = 16
@@ -33,6 +33,8 @@ class Block:
     """Whether a fence ends it."""
     line: int
     """Of its opening fence, counted from 0."""
+    label: str
+    """The last line with words before it, of the two before; empty where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,24 @@ def read_sections(text: str, is_whole: IsWhole | None = None) -> list[Section]:
     return sections
 
 
+def open_fences(text: str) -> Iterator[tuple[str, bool]]:
+    """Each line of the text, and whether it stands in a fenced block or is a fence.
+
+    >>> [inside for _, inside in open_fences("a\\n```\\nx\\n```\\nb")]
+    [False, True, True, True, False]
+    """
+    marks, depth = "", 0
+    for line in text.split("\n"):
+        fence = _FENCE.match(line.rstrip("\r"))
+        inside = depth > 0 or fence is not None
+        if fence is not None and depth == 0:
+            marks, depth = fence["marks"], 1
+        elif fence is not None and fence["marks"].startswith(marks):
+            # As in `_end_of_block`: a fence with a language opens a block inside the block.
+            depth += 1 if fence["language"].strip() else -1
+        yield line, inside
+
+
 def heading_of(line: str) -> str | None:
     """The text of a heading line ("### Title" or "**Title**"), None for any other line.
 
@@ -101,11 +121,13 @@ def heading_of(line: str) -> str | None:
 def _block_at(lines: list[str], start: int, is_whole: IsWhole | None) -> tuple[Block | None, int]:
     """The block that opens at a line, and the first line after it."""
     line = lines[start]
+    label = next(filter(None, (lines[n].strip() for n in (start - 1, start - 2) if n >= 0)), "")
     single = _ONE_LINE.fullmatch(line.strip(" \t"))
     if single is not None and single["content"].strip():
         language = single["language"].lower()
         content = single["content"].strip(" \t") + "\n"
-        return Block(language=language, content=content, closed=True, line=start), start + 1
+        block = Block(language=language, content=content, closed=True, line=start, label=label)
+        return block, start + 1
     opening = _FENCE.match(line)
     if opening is None:
         return None, start
@@ -114,7 +136,8 @@ def _block_at(lines: list[str], start: int, is_whole: IsWhole | None) -> tuple[B
     stop = len(lines) if end is None else end
     language = (opening["language"].split() or [""])[0].lower().strip("{}.")
     content = _content(lines, start, stop, indent)
-    block = Block(language=language, content=content, closed=end is not None, line=start)
+    closed = end is not None
+    block = Block(language=language, content=content, closed=closed, line=start, label=label)
     return block, stop + 1
 
 

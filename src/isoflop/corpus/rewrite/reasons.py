@@ -60,6 +60,7 @@ class Note(StrEnum):
     UNCLOSED_FENCE = "fence without an end"
     CUT_AFTER_THE_CODE = "cut after the code"
     SEVERAL_CODE_BLOCKS = "several code blocks"
+    BLOCKS_JOINED = "code blocks joined"
     NO_CODE_HEADING = "no heading before the code"
     UNCHANGED = "unchanged"
     NO_FINAL_ANSWER = "no final answer"

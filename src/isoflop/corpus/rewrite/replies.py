@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from isoflop.corpus.rewrite.markdown import open_fences
 from isoflop.corpus.rewrite.reasons import Note, Reason
 
 DETAIL_CHARACTERS = 120
@@ -10,6 +11,7 @@ DETAIL_CHARACTERS = 120
 
 _THINKING = "(?:think|thinking|thought|reasoning)"
 _OPENED = re.compile(rf"\s*<{_THINKING}>", re.IGNORECASE)
+_OPENS = re.compile(rf"<{_THINKING}>", re.IGNORECASE)
 _CLOSED = re.compile(rf"</{_THINKING}>", re.IGNORECASE)
 _LAST_TOKEN = re.compile(r"(?:<\|[A-Za-z_]{1,40}\|>|</s>|<end_of_turn>)\Z")
 LAST_TOKEN_CHARACTERS = 44
@@ -53,8 +55,8 @@ def without_thinking(reply: str, *, complete: bool) -> str | Unusable:
     Some chat templates open the tag in the prompt, so that only its end is in the reply.
     """
     opened = _OPENED.match(reply)
-    closed = _CLOSED.search(reply, opened.end() if opened else 0)
-    if closed is not None and (opened is not None or not _stands_in_code(reply, closed.start())):
+    closed = _CLOSED.search(reply, opened.end()) if opened else _closed_by_template(reply)
+    if closed is not None:
         reply = reply[closed.end() :]
     elif opened is not None:
         reason = Reason.UNCLOSED_THINKING if complete else Reason.TRUNCATED
@@ -90,6 +92,32 @@ def noted(*notes: Note | None) -> tuple[str, ...]:
     return tuple(note.value for note in notes if note is not None)
 
 
-def _stands_in_code(reply: str, position: int) -> bool:
-    """Whether a code block was opened before the position: then the tag is the code's."""
-    return "```" in reply[:position]
+def _closed_by_template(reply: str) -> re.Match[str] | None:
+    """The tag that ends thinking whose beginning stands in the prompt; None: there is no thinking.
+
+    Thinking holds drafts in fences, and code may hold the tag. So a tag in an open block is the code's,
+    unless it fills its line and nothing in the block opened it: a draft without its last fence. Behind
+    a block, a tag within a sentence is one that the sentence is about.
+    """
+    if _CLOSED.search(reply) is None:
+        return None
+    start, after_block, opened_inside = 0, False, False
+    for line, is_open in open_fences(reply):
+        closed = _CLOSED.search(reply, start, start + len(line))
+        rest = _CLOSED.sub("", line).strip()
+        opened_inside = is_open and (opened_inside or _OPENS.search(line) is not None)
+        if closed is not None and (
+            (rest == "" and not opened_inside)
+            or (not is_open and (not after_block or _at_an_edge(line)))
+        ):
+            return closed
+        after_block = after_block or is_open
+        start += len(line) + 1
+    return None
+
+
+def _at_an_edge(line: str) -> bool:
+    """Whether the tag begins or ends its line."""
+    line = line.strip()
+    closed = list(_CLOSED.finditer(line))
+    return closed[0].start() == 0 or closed[-1].end() == len(line)

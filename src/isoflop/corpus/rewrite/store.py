@@ -108,7 +108,7 @@ class ReplyStore:
         batch, self._waiting = self._waiting, []
         try:
             self._write([(request, reply) for request, reply, _ in batch])
-        except UserError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             for _, _, stored in batch:
                 if not stored.done():
                     stored.set_exception(error)
@@ -129,10 +129,12 @@ class ReplyStore:
                 counts,
             )
             self._file.execute("commit")
-        except sqlite3.Error as error:
+        except Exception as error:
             if self._file.in_transaction:
                 self._file.execute("rollback")
-            raise self._damaged(error) from None
+            if isinstance(error, sqlite3.Error):
+                raise self._damaged(error) from None
+            raise
         self._counts.clear()
 
     def _damaged(self, error: sqlite3.Error) -> UserError:

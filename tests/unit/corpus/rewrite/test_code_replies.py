@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isoflop.corpus.rewrite.code_blocks import MOST_PARTS
 from isoflop.corpus.rewrite.code_replies import parse_code, parse_judged_code, parse_score
 from isoflop.corpus.rewrite.markdown import MOST_ENDS_TRIED, read_sections
 from isoflop.corpus.rewrite.reasons import Note, Reason
@@ -25,6 +26,9 @@ GOOD = f"### Evaluation: 7\n\n### Suggestions:\n- Use types.\n\n### Improved Cod
 SECTION_SIGN = f'### Part one\n{CODE}### Part two\nprint("###")\n'
 IN_DOCSTRING = 'def f():\n    """Say:\n\n```\nf()\n```\n    """\n    return 1\n'
 IN_TEXT = 'TEXT = """\n```python\nx = 1\n```\n"""\n'
+DRAFT = "```python\n" + "a_longer_draft = 1\n" * 9 + "```"
+WITH_TAG = 'END = "</think>"\nprint(text.split("</think>"))\n'
+WITH_TAGS = 'FORM = """\n<think>\n...\n</think>\n"""\n'
 
 USABLE = [
     ("as asked", GOOD, CODE, ()),
@@ -47,6 +51,19 @@ USABLE = [
     ("words after the language", GOOD.replace("```python", "```python title=a.py"), CODE, ()),
     ("thinking before", "<think>\n```python\nx = 1\n```\n</think>\n" + GOOD, CODE, ()),
     ("thinking opened by the template", "I think so.\n</think>\n" + GOOD, CODE, ()),
+    ("drafts in such thinking", f"So:\n{DRAFT}\nor\n{DRAFT}\n</think>\n\n{GOOD}", CODE, ()),
+    ("a draft without its last fence", f"So:\n{DRAFT[:-4]}\n</think>\n{GOOD}", CODE, ()),
+    ("a draft behind words", f"So: {DRAFT}\n</think>\n{GOOD}", CODE, ()),
+    ("a draft, the tag after words", f"So:\n{DRAFT}\nDone.</think>\n{GOOD}", CODE, ()),
+    ("the tag in the code", GOOD.replace(CODE, WITH_TAG), WITH_TAG, ()),
+    ("both tags in the code", GOOD.replace(CODE, WITH_TAGS), WITH_TAGS, ()),
+    ("words about the tag", GOOD + "\nIt keeps `</think>` and the </think> tag.", CODE, ()),
+    (
+        "drafts that hold the tag",
+        f"So:\n```python\n{WITH_TAG}```\n</think>\n{GOOD}",
+        CODE,
+        (),
+    ),
     ("tokens after", GOOD + "<|im_end|>\n<|endoftext|>", CODE, ()),
     ("indented block", GOOD.replace(FENCED, "  ```python\n  x = 1\n  ```"), "x = 1\n", ()),
     ("one line", GOOD.replace(FENCED, "```python x = 1```"), "x = 1\n", ()),
@@ -177,6 +194,112 @@ def test_scor_takes_code_without_headings_and_the_whole_reply_where_that_is_code
         assert parsed.text == CODE
 
 
+@pytest.mark.parametrize("end", ["\n</think>\n\n", "\nDone.</think>\n", "\nDone.\n</think>"])
+def test_a_draft_in_thinking_that_the_template_opened_is_not_the_code(end):
+    parsed = parse_code(f"So:\n{DRAFT}{end}{FENCED}", complete=True, language="python")
+    assert isinstance(parsed, Parsed)
+    assert parsed.text == CODE
+
+
+A = "def a():\n    return 1\n"
+B = "def b():\n    return a() + 2222222222\n"
+JOINED = (Note.SEVERAL_CODE_BLOCKS, Note.BLOCKS_JOINED)
+SEVERAL = (Note.SEVERAL_CODE_BLOCKS,)
+
+
+def tagged(*codes):
+    return "\nand\n".join(f"```python\n{code}```" for code in codes)
+
+
+BLOCKS = [
+    ("output", f"{tagged(A)}\nThis prints:\n```\n{'1234567890' * 9}\n```", A, SEVERAL),
+    (
+        "output like a program",
+        f"{tagged(A)}\nIt says\n```\nx = 1111111111111111111\n```",
+        A,
+        SEVERAL,
+    ),
+    ("no word on any", f"```\n{A}```\nIt prints\n```\n[1, 2, 3, 4, 5, 6, 7, 8]\n```", A, SEVERAL),
+    ("totals", f"```\n{A}```\nIt prints\n```\nTotal: 5555555555555555555555\n```", A, SEVERAL),
+    ("usage", tagged(A, "print(a())\n" * 9), A, SEVERAL),
+    ("imported usage", tagged(A, "from m import a\n\nresult = a()\nprint(result)\n"), A, SEVERAL),
+    ("tests", tagged(A, f"def test_a():\n    assert a() == 1\n{'    # x' * 20}\n"), A, SEVERAL),
+    ("two parts", tagged(A, B), f"{A}\n\n{B}", JOINED),
+    (
+        "imports first",
+        tagged("import os\n", "print(os.sep)\n"),
+        "import os\n\n\nprint(os.sep)\n",
+        JOINED,
+    ),
+    (
+        "what runs, last",
+        tagged(A, 'if __name__ == "__main__":\n    a()\n'),
+        f'{A}\n\nif __name__ == "__main__":\n    a()\n',
+        JOINED,
+    ),
+    ("lines that are explained", tagged(A + B, A, B), A + B, SEVERAL),
+    ("one line again", tagged("x = [1]\nprint(x)\n", "print(x)\n"), "x = [1]\nprint(x)\n", SEVERAL),
+    (
+        "written anew",
+        tagged("# a long remark\n" + A, "def a():\n    return 2\n"),
+        "def a():\n    return 2\n",
+        SEVERAL,
+    ),
+    (
+        "before and after",
+        "Original code:\n" + tagged("x = 1  # long\n") + "\nNew:\n" + tagged("x = 2\n"),
+        "x = 2\n",
+        SEVERAL,
+    ),
+    ("a snippet first", tagged("x = 1\n", A + B), A + B, SEVERAL),
+    (
+        "two ways with the same imports",
+        tagged(f"import os\n{A}", "import os\n\ndef b(): ...\n"),
+        f"import os\n{A}",
+        SEVERAL,
+    ),
+    (
+        "usage of what does not compile",
+        tagged(A + "(\n") + "\nUsage:\n" + tagged("print(a())\n"),
+        A + "(\n",
+        SEVERAL,
+    ),
+    ("one block, labelled", f"Example:\n{tagged(A)}", A, ()),
+    ("a manifest", tagged('{"name": "x"}\n'), '{"name": "x"}\n', ()),
+]
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "notes"), [c[1:] for c in BLOCKS], ids=[c[0] for c in BLOCKS]
+)
+def test_of_several_blocks_the_program_is_taken(reply, code, notes):
+    parsed = parse_code(reply, complete=True, language="python")
+    assert isinstance(parsed, Parsed), parsed
+    assert (parsed.text, parsed.notes) == (code, notes)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"score": 7, "code": "x = 1"}',
+        '```\n{"score": 7, "code": "x = f(1)"}\n```',
+        '{"score": 7,\n "code": null}',
+        "[1, 2, 3, 4]\n[5, 6]",
+    ],
+)
+def test_data_is_no_code(reply):
+    parsed = parse_code(reply, complete=True, language="python")
+    assert isinstance(parsed, Unusable)
+    assert parsed.reason is Reason.NO_CODE
+
+
+def test_work_on_very_many_parts_is_bounded():
+    many = tagged(*(f"def f{n}():\n    return f{n - 1}()\n" for n in range(MOST_PARTS + 1)))
+    parsed = parse_code(many, complete=True, language="python")
+    assert isinstance(parsed, Parsed)
+    assert parsed.notes == SEVERAL
+
+
 def test_one_word_is_no_code_although_it_compiles():
     parsed = parse_code("None", complete=True, language="python")
     assert isinstance(parsed, Unusable)
@@ -198,6 +321,33 @@ def test_one_word_is_no_code_although_it_compiles():
         ("0", 0.0),
         ("10/10", 10.0),
         ("Score: ten of ten", Reason.NO_SCORE),
+        ("Score (out of 10): 6", 6.0),
+        ("**Score** (max 10): 6", 6.0),
+        ("Score (1=bad, 10=good): 6", 6.0),
+        ("Score on 10: 6", 6.0),
+        ("Rating [0..10]: 4", 4.0),
+        ("Rating [0..10] 4", 4.0),
+        ("Score (7/10): good", 7.0),
+        ("Score: [7/10]", 7.0),
+        ("7 (out of 10)", 7.0),
+        ("Only 2 of 10 functions have docstrings.\nScore: 8", 8.0),
+        ("Only 2 of 10 functions have docstrings.", Reason.NO_SCORE),
+        ("3/10 functions lack docstrings; I rate it 8", 8.0),
+        ("Score: 8 (previously 5/10)", 8.0),
+        ("Criterion 1: 5/10\nCriterion 2: 6/10\nOverall: 8/10", 8.0),
+        ("1. Naming: 3/10 ... Overall score: 9/10", 9.0),
+        ("Criterion 1: 5/10\nCriterion 2: 6/10", Reason.NO_SCORE),
+        ("Score: 5\nScore: 6", Reason.NO_SCORE),
+        ("3 of 3 functions", Reason.NO_SCORE),
+        ("Evaluation: Python 3 code. Score: 6", 6.0),
+        ("I'd rate this 7/10. With tests it could be 9/10.", 7.0),
+        ("7/10 because names are bad", 7.0),
+        ("a score of 7 showing care", 7.0),
+        ('{"score": 7}', 7.0),
+        ("Score: \uff17/10", 7.0),
+        ("Score: 7\uff0f\uff11\uff10", 7.0),
+        ("7\u00bd/10", Reason.NO_SCORE),
+        ("Score: 8 - good", 8.0),
         ("12/10", Reason.SCORE_OUT_OF_RANGE),
         ("-1", Reason.SCORE_OUT_OF_RANGE),
         ("Score: 85", Reason.SCORE_OUT_OF_RANGE),

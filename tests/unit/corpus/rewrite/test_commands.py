@@ -106,6 +106,35 @@ def test_unanswered_rows_are_exit_status_one(monkeypatch, capsys, source, tmp_pa
     assert "3 without a reply: run the same command again" in text
 
 
+@pytest.mark.parametrize("key", ["cl\u00e9", "abc\n", "abc ", "a\tb"])
+def test_a_key_that_no_header_can_hold_is_one_line_with_its_variable(
+    monkeypatch, capsys, source, tmp_path, key
+):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    status, _, error = run(
+        monkeypatch, capsys, "rewrite", source, "--stage", "sgcr", "--out", tmp_path / "o",
+        "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--tries", "1",
+    )  # fmt: skip
+    assert (status, error.count("\n")) == (2, 1)
+    assert "OPENAI_API_KEY" in error
+
+
+@pytest.mark.parametrize(
+    ("refuse", "said", "not_said"),
+    [(400, "(4xx); not asked again", "asking again"), (500, "asking again", "not asked again")],
+)
+def test_what_is_told_of_a_failure_is_what_happens(
+    monkeypatch, capsys, source, tmp_path, refuse, said, not_said
+):
+    with serving(FakeEndpoint(status=refuse)) as server:
+        _, _, error = run(
+            monkeypatch, capsys, "rewrite", source, "--stage", "sgcr", "--out", tmp_path / "o",
+            "--endpoint", server.url, "--model", "m", "--tries", "1",
+        )  # fmt: skip
+    assert said in error
+    assert not_said not in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

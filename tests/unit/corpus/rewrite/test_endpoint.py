@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from fakes_endpoint import FAULTS, FakeEndpoint, serving
+from fakes_endpoint import FAULTS, FakeEndpoint, serving, sgcr_reply
 from isoflop.config import UserError
-from isoflop.corpus.rewrite.endpoint import SETTING_IS_WRONG, Endpoint
+from isoflop.corpus.rewrite.endpoint import SETTING_IS_WRONG, Endpoint, read_api_key
 from isoflop.corpus.rewrite.messages import Message, NoReply, Request, Sampling
 from isoflop.corpus.rewrite.reasons import Reason
 from isoflop.corpus.rewrite.retry import Patience
@@ -151,6 +151,20 @@ def test_a_refused_text_is_sent_once():
     assert "as planted" in failure.detail
     assert counts == [Reason.REFUSED.value]
     assert sum(server.requests.values()) == 1
+
+
+def test_a_reply_is_one_under_any_status_of_success():
+    canned = sgcr_reply([{"content": "x = 1"}])
+    with serving(FakeEndpoint(canned=lambda messages: canned, success=201)) as server:
+        (reply,) = ask([server.url], request())
+    assert (reply.text, reply.finish) == canned
+
+
+def test_an_empty_key_is_none(monkeypatch):
+    monkeypatch.setenv("KEY", "")
+    assert read_api_key("KEY") is None
+    monkeypatch.setenv("KEY", "sk-a.b_c/d+e=")
+    assert read_api_key("KEY") == "sk-a.b_c/d+e="
 
 
 @pytest.mark.parametrize("status", [*SETTING_IS_WRONG, 301])

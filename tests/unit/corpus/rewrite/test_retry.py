@@ -152,6 +152,10 @@ def test_tokens_that_nobody_counted_are_none_and_not_zero():
         b"}",
         b', "usage": null}',
         b', "usage": {"prompt_tokens": "3", "completion_tokens": true}}',
+        b', "usage": {"prompt_tokens": -1, "completion_tokens": 3.0}}',
+        b', "usage": {"prompt_tokens": 4611686018427387904, "completion_tokens": 1'
+        + b"0" * 400
+        + b"}}",
     ):
         reply = read_reply(head + tail)
         assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("x", None, None)

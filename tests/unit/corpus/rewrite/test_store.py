@@ -118,6 +118,21 @@ def test_a_full_disk_is_an_error_and_not_a_reply(tmp_path):
     store._file.close()
 
 
+def test_whatever_cannot_be_stored_is_heard_by_all_who_wait_and_leaves_the_file_usable(tmp_path):
+    store = ReplyStore(tmp_path / "r")
+    requests = [replace(REQUEST, attempt=number) for number in (1, 2)]
+
+    async def keep_both():
+        replies = (REPLY, replace(REPLY, prompt_tokens=10**30))
+        waiting = [store.keep(*pair) for pair in zip(requests, replies, strict=True)]
+        return await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), timeout=10)
+
+    assert [type(outcome) for outcome in asyncio.run(keep_both())] == [OverflowError] * 2
+    keep(store, requests[0])
+    assert (store.get(requests[0].key()), store.get(requests[1].key())) == (REPLY, None)
+    store.close()
+
+
 WRITER = """
 import asyncio, sys
 from dataclasses import replace
