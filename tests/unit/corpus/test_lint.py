@@ -140,8 +140,8 @@ def test_rows_carry_every_measure_and_a_second_pass_does_not_run_pylint_again(sh
 def test_a_text_that_costs_too_much_is_rejected_and_the_rest_goes_on():
     # A text that pylint takes long to read, in time that grows with the square of its lines, between
     # two that it does not. What comes before pylint needs a tenth of the limit, also on a slow machine.
-    slow = "x = [\n" + "".join(f"    [{n}, 'a{n}', {{'k': {n}}}],\n" for n in range(6_000)) + "]\n"
-    config = FilterConfig(limits=Limits(cpu_seconds=2.5))
+    slow = "x = [\n" + "".join(f"    [{n}, 'a{n}', {{'k': {n}}}],\n" for n in range(16_000)) + "]\n"
+    config = FilterConfig(limits=Limits(cpu_seconds=4.0))
     found = ours_with(config, [GOOD_CODE, slow, GOOD_CODE])
     assert [r.pylint_score for r in found] == [10.0, None, 10.0]
     assert (found[1].rejected_by, found[1].reason) == ("lint", "time limit")
