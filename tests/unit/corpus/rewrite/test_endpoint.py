@@ -200,9 +200,9 @@ def test_a_server_that_refuses_everything_at_once_does_not_use_up_the_tries(stat
 
 
 def test_a_server_that_asks_for_rest_holds_up_no_other():
-    with serving(FakeEndpoint(fault_share=1.0, faults=("429",), retry_after="30")) as busy:
-        with serving(FakeEndpoint()) as free:
-            began = time.monotonic()
-            replies = ask([busy.url, free.url], *[request(f"text {n}") for n in range(8)])
+    patient = FakeEndpoint(fault_share=1.0, faults=("429",), retry_after="30")
+    with serving(patient) as busy, serving(FakeEndpoint()) as free:
+        began = time.monotonic()
+        replies = ask([busy.url, free.url], *[request(f"text {n}") for n in range(8)])
     assert sum(free.answered.values()) == len(replies) == 8
     assert time.monotonic() - began < 10
