@@ -92,7 +92,7 @@ def plan_command(
     if workers is not None:
         typer.echo(
             _schedule(
-                experiment, workers, measured, flops_per_second, ranks or 1, price_per_hour, as_json
+                experiment, workers, measured, flops_per_second, layout, price_per_hour, as_json
             )
         )
         return
@@ -152,7 +152,7 @@ def _schedule(  # type: ignore[no-untyped-def]
     workers: int,
     measured: Path | None,
     flops_per_second: float | None,
-    ranks: int,
+    layout,
     price_per_hour: float | None,
     as_json: bool,
 ) -> str:
@@ -161,14 +161,15 @@ def _schedule(  # type: ignore[no-untyped-def]
 
     if (measured is None) == (flops_per_second is None):
         raise UserError("--workers needs the runs' times: one of --measured and --flops-per-second")
+    ranks = 1 if layout is None else layout.ranks
     around, note = (0.0, 0.0), ""
     if measured is not None:
         from isoflop.sweep.measured import measure_study, run_seconds
 
         found = measure_study(measured)
-        seconds = run_seconds(found, experiment)
+        seconds = run_seconds(found, experiment, layout)
         around = (found.before or 0.0, found.after or 0.0)
-        note = _measurement(found, workers)
+        note = _measurement(found, workers, ranks)
     else:
         from isoflop.design.family import train_flops
 
@@ -191,16 +192,18 @@ def _schedule(  # type: ignore[no-untyped-def]
     return schedule_to_text(schedule, price_per_hour) + note
 
 
-def _measurement(found, workers: int) -> str:  # type: ignore[no-untyped-def]
+def _measurement(found, workers: int, ranks: int) -> str:  # type: ignore[no-untyped-def]
     """What the times of a measured study do not tell."""
     told = []
     if found.before is None or found.after is None:
         told.append("corpus, tokens and report are not in it: not measured in one go")
     if found.workers is None:
         told.append("how many runs were at work at once while it was measured is not known")
-    elif found.workers != workers:
+    elif found.workers != workers // ranks:
         told.append(
             f"measured with {found.workers} at once: runs side by side slow each other down, by how "
             "much is not known here"
         )
+    if None in found.layouts:
+        told.append(f"that each run had {ranks} ranks, as planned, is not known of all of them")
     return "; ".join([f"times of {found.root}", *told])
