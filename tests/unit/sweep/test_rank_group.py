@@ -88,14 +88,17 @@ def test_a_user_s_mistake_is_one_line_however_many_ranks_make_it(finished, tmp_p
     for shard in (root / "tokens").rglob("train.idx"):
         shard.write_bytes(b"")
     words = [str(root), "0", json.dumps(asdict(Layout(ranks=2)))]
-    done = subprocess.run(
-        [sys.executable, "-m", "isoflop.sweep.rank_group", *words, "--alone"],
-        capture_output=True,
-        timeout=PATIENCE_SECONDS,
-    )
-    assert done.returncode == USER_ERROR
     stderr = tmp_path / "stderr.txt"
-    stderr.write_bytes(done.stderr)
+    # Ranks live as long as this pipe: not closed while they are waited for.
+    with (
+        stderr.open("wb") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "isoflop.sweep.rank_group", *words],
+            stdin=subprocess.PIPE,
+            stderr=errors,
+        ) as group,
+    ):
+        assert group.wait(PATIENCE_SECONDS) == USER_ERROR
     assert re.fullmatch(r"rank [01] of 2: \S*train\.idx[^\n]*", last_words(stderr))
     # The elastic agent's own log is there too, and is no part of it.
-    assert len(done.stderr.splitlines()) > 1
+    assert len(stderr.read_text().splitlines()) > 1
