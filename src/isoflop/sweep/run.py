@@ -66,12 +66,7 @@ def run_study(
     """
     console = console or Console(stderr=True)
     options = slurm_options or {}
-    if layout is not None:
-        check_layout(experiment, layout)
-    if launcher == "pool":
-        check_gpus(layout, visible_gpus())
-    else:
-        num_nodes(options, layout)
+    _check_machines(experiment, layout, launcher, options)
 
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -103,6 +98,18 @@ def run_study(
         _run_pending(study, root, pending, start, opened, console, spans)
         with spans.part(REPORT, whole=bool(pending)):
             return _write_results(study, root)
+
+
+def _check_machines(
+    experiment: Experiment, layout: Layout | None, launcher: str, options: Mapping[str, str]
+) -> None:
+    """Refuse before anything is made what could not be run on this machine or these nodes."""
+    if layout is not None:
+        check_layout(experiment, layout)
+    if launcher == "pool":
+        check_gpus(layout, visible_gpus())
+    else:
+        num_nodes(options, layout)
 
 
 def check_layout(experiment: Experiment, layout: Layout) -> None:
