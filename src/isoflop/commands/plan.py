@@ -1,5 +1,6 @@
 """`isoflop plan`: what a family costs, what its ranks need and send, and when its runs would end."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,33 @@ TensorParallel = Annotated[
     int, typer.Option(min=1, help="Ranks that compute heads, widths and vocabulary together.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What a family would be run on, and whence its times are known."""
+
+    workers: int
+    measured: Path | None
+    flops_per_second: float | None
+    gpu_memory_gb: float | None
+    gpus_per_node: int
+
+    def check(self) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            UserError: which, and what to give instead.
+        """
+        if (self.measured is None) == (self.flops_per_second is None):
+            raise UserError(
+                "--workers needs the runs' times: one of --measured and --flops-per-second"
+            )
+        if self.gpu_memory_gb is not None and self.measured is not None:
+            raise UserError(
+                "--gpu-memory-gb chooses a layout for each cell, --measured has the times of one: "
+                "give --flops-per-second instead of one of them"
+            )
 
 
 def experiment_of(name: str, changes: list[str] | None):  # type: ignore[no-untyped-def]
@@ -81,6 +109,15 @@ def plan_command(
     price_per_hour: Annotated[
         float | None, typer.Option(min=0, help="For --workers: of one worker or GPU.")
     ] = None,
+    gpu_memory_gb: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="For --workers: choose each cell's nodes and Megatron-LM layout by this memory of a "
+            "GPU; --ranks is then the fewest GPUs of a run.",
+        ),
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="For --gpu-memory-gb.")] = 8,
 ) -> None:
     """The family: parameters, FLOPs, tokens, memory and estimated time, before anything is run.
 
@@ -90,14 +127,13 @@ def plan_command(
     experiment = experiment_of(name, changes)
     layout = layout_of(ranks, shard, expert_parallel, tensor_parallel)
     if workers is not None:
-        typer.echo(
-            _schedule(
-                experiment, workers, measured, flops_per_second, ranks or 1, price_per_hour, as_json
-            )
-        )
+        asked = Machines(workers, measured, flops_per_second, gpu_memory_gb, gpus_per_node)
+        typer.echo(_schedule(experiment, asked, layout, price_per_hour, as_json))
         return
-    if measured or flops_per_second or price_per_hour:
-        raise UserError("--measured, --flops-per-second, --price-per-hour: give --workers too")
+    if measured or flops_per_second or price_per_hour or gpu_memory_gb:
+        raise UserError(
+            "--measured, --flops-per-second, --price-per-hour, --gpu-memory-gb: give --workers too"
+        )
     text = _family(experiment, as_json) if layout is None else _ranks(experiment, layout, as_json)
     typer.echo(text.rstrip("\n"))
 
@@ -148,59 +184,105 @@ def _ranks(experiment, layout, as_json: bool) -> str:  # type: ignore[no-untyped
 
 
 def _schedule(  # type: ignore[no-untyped-def]
-    experiment,
-    workers: int,
-    measured: Path | None,
-    flops_per_second: float | None,
-    ranks: int,
-    price_per_hour: float | None,
-    as_json: bool,
+    experiment, asked: Machines, layout, price_per_hour: float | None, as_json: bool
 ) -> str:
     """Every run in the order in which a study starts them, played through."""
     from isoflop.design.schedule import Task, schedule_to_json, schedule_to_text, simulate
 
-    if (measured is None) == (flops_per_second is None):
-        raise UserError("--workers needs the runs' times: one of --measured and --flops-per-second")
+    asked.check()
+    ranks = 1 if layout is None else layout.ranks
     around, note = (0.0, 0.0), ""
-    if measured is not None:
+    gpus = dict.fromkeys((cell.name for cell in experiment.cells), (ranks, None))
+    if asked.gpu_memory_gb is not None:
+        gpus = _layouts(experiment, asked, layout)
+    if asked.measured is not None:
         from isoflop.sweep.measured import measure_study, run_seconds
 
-        found = measure_study(measured)
-        seconds = run_seconds(found, experiment)
+        found = measure_study(asked.measured)
+        seconds = run_seconds(found, experiment, layout)
         around = (found.before or 0.0, found.after or 0.0)
-        note = _measurement(found, workers)
+        note = _measurement(found, asked.workers, ranks)
     else:
         from isoflop.design.family import train_flops
 
-        assert flops_per_second is not None
+        assert asked.flops_per_second is not None
         train = experiment.train
         tokens = train.num_steps * train.batch_tokens
         given = {"train_tokens": tokens, "sequence_length": train.sequence_length}
         seconds = {
-            cell.name: train_flops(cell.model, **given) / (flops_per_second * ranks)
+            cell.name: train_flops(cell.model, **given)
+            / (asked.flops_per_second * gpus[cell.name][0])
             for cell in experiment.cells
         }
     tasks = [
-        Task(name=f"{cell.name}-s{seed}", seconds=seconds[cell.name], workers=ranks)
+        Task(
+            name=f"{cell.name}-s{seed}",
+            seconds=seconds[cell.name],
+            workers=gpus[cell.name][0],
+            layout=gpus[cell.name][1],
+        )
         for seed in experiment.seeds
         for cell in experiment.cells
     ]
-    schedule = simulate(tasks, workers, before_seconds=around[0], after_seconds=around[1])
+    schedule = simulate(tasks, asked.workers, before_seconds=around[0], after_seconds=around[1])
     if as_json:
         return schedule_to_json(schedule, price_per_hour).rstrip("\n")
     return schedule_to_text(schedule, price_per_hour) + note
 
 
-def _measurement(found, workers: int) -> str:  # type: ignore[no-untyped-def]
+def _layouts(experiment, asked: Machines, layout):  # type: ignore[no-untyped-def]
+    """GPUs of each cell's runs and their layout in words, by the memory of a GPU.
+
+    Raises:
+        UserError: a cell fits on no layout of so many GPUs, or ranks are not whole nodes.
+    """
+    from isoflop.megatron.layout import fewest_nodes, gpu_bytes
+
+    assert asked.gpu_memory_gb is not None
+    ranks = asked.gpus_per_node if layout is None else layout.ranks
+    if ranks % asked.gpus_per_node or ranks > asked.workers:
+        raise UserError(
+            f"--gpu-memory-gb: a run has whole nodes of --gpus-per-node {asked.gpus_per_node}; "
+            f"give --ranks as a multiple of it, at most --workers {asked.workers}"
+        )
+    if layout is not None and max(layout.shard, layout.expert_parallel, layout.tensor_parallel) > 1:
+        raise UserError("--gpu-memory-gb chooses the layout: leave --shard and the like out")
+    train, found, refused = experiment.train, {}, []
+    for cell in experiment.cells:
+        try:
+            chosen = fewest_nodes(
+                cell.model,
+                least_nodes=ranks // asked.gpus_per_node,
+                most_nodes=asked.workers // asked.gpus_per_node,
+                gpus_per_node=asked.gpus_per_node,
+                gpu_memory_bytes=asked.gpu_memory_gb * 1e9,
+                batch_sequences=train.batch_sequences,
+                sequence_length=train.sequence_length,
+                cell=cell.name,
+            )
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        needed = gpu_bytes(cell.model, chosen, train.sequence_length) / 1e9
+        found[cell.name] = (chosen.gpus, f"{chosen.text()}, about {needed:.0f} GB each")
+    if refused:
+        others = f" ({len(refused)} cells fit nowhere)" if len(refused) > 1 else ""
+        raise UserError(f"--workers {asked.workers}: {refused[0]}{others}")
+    return found
+
+
+def _measurement(found, workers: int, ranks: int) -> str:  # type: ignore[no-untyped-def]
     """What the times of a measured study do not tell."""
     told = []
     if found.before is None or found.after is None:
         told.append("corpus, tokens and report are not in it: not measured in one go")
     if found.workers is None:
         told.append("how many runs were at work at once while it was measured is not known")
-    elif found.workers != workers:
+    elif found.workers != workers // ranks:
         told.append(
             f"measured with {found.workers} at once: runs side by side slow each other down, by how "
             "much is not known here"
         )
+    if None in found.layouts:
+        told.append(f"that each run had {ranks} ranks, as planned, is not known of all of them")
     return "; ".join([f"times of {found.root}", *told])

@@ -25,6 +25,8 @@ class Task:
     """From the start of its process to the end of its evaluation."""
     workers: int = 1
     """Workers, or GPUs, that it occupies."""
+    layout: str | None = None
+    """How it is spread over them, in words; None: not chosen here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,12 @@ class ScheduledRun:
     workers: int
     start_seconds: float
     end_seconds: float
+    layout: str | None = None
+
+    @property
+    def worker_seconds(self) -> float:
+        """Time in which it occupies workers, of all of its workers."""
+        return self.workers * (self.end_seconds - self.start_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +62,7 @@ class Schedule:
     @property
     def worker_seconds(self) -> float:
         """Time in which workers are occupied, of all workers; GPU time where workers are GPUs."""
-        return sum(run.workers * (run.end_seconds - run.start_seconds) for run in self.runs)
+        return sum(run.worker_seconds for run in self.runs)
 
     @property
     def used_share(self) -> float:
@@ -96,15 +104,24 @@ def simulate(
         end = now + task.seconds
         heapq.heappush(ends, (end, task.workers))
         runs.append(
-            ScheduledRun(name=task.name, workers=task.workers, start_seconds=now, end_seconds=end)
+            ScheduledRun(
+                name=task.name,
+                workers=task.workers,
+                start_seconds=now,
+                end_seconds=end,
+                layout=task.layout,
+            )
         )
     return Schedule(runs=tuple(runs), workers=workers, after_seconds=after_seconds)
 
 
 def schedule_to_json(schedule: Schedule, price_per_hour: float | None = None) -> str:
-    """Runs with start and end, and the sums; null for a price that is not known."""
+    """Runs with start, end and worker-hours, and the sums; null for what is not known."""
     values = {
-        "runs": [asdict(run) for run in schedule.runs],
+        "runs": [
+            {**asdict(run), "worker_hours": run.worker_seconds / SECONDS_PER_HOUR}
+            for run in schedule.runs
+        ],
         "workers": schedule.workers,
         "wall_seconds": schedule.wall_seconds,
         "worker_hours": schedule.worker_seconds / SECONDS_PER_HOUR,
@@ -118,7 +135,9 @@ def schedule_to_text(schedule: Schedule, price_per_hour: float | None = None) ->
     width = max(len(run.name) for run in schedule.runs)
     lines = [
         f"{run.name.ljust(width)}  from {format_seconds(run.start_seconds):>9} "
-        f"to {format_seconds(run.end_seconds):>9}"
+        f"to {format_seconds(run.end_seconds):>9}  {run.workers:>4} workers "
+        f"{run.worker_seconds / SECONDS_PER_HOUR:>9,.4g} worker-hours"
+        + (f"  {run.layout}" if run.layout else "")
         for run in schedule.runs
     ]
     hours = schedule.worker_seconds / SECONDS_PER_HOUR

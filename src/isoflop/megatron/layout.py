@@ -57,6 +57,13 @@ class MegatronLayout:
         """Copies of the dense weights, each of which reads its own part of a batch."""
         return self.gpus // self.pipeline_parallel
 
+    def text(self) -> str:
+        """For people."""
+        return (
+            f"{self.nodes} x {self.gpus_per_node} GPUs, pipeline {self.pipeline_parallel}, expert "
+            f"parallel {self.expert_parallel}, micro-batch {self.micro_batch_sequences}"
+        )
+
     def check(self, model: ModelConfig, batch_sequences: int, cell: str) -> None:
         """Refuse what Megatron-LM would refuse after the GPUs were waited for.
 
@@ -145,6 +152,40 @@ def choose_layout(
             else f"can share a batch of {batch_sequences} sequences: change nodes"
         )
     )
+
+
+def fewest_nodes(
+    model: ModelConfig,
+    *,
+    least_nodes: int,
+    most_nodes: int,
+    gpus_per_node: int,
+    gpu_memory_bytes: float,
+    batch_sequences: int,
+    sequence_length: int,
+    cell: str = "model",
+) -> MegatronLayout:
+    """`choose_layout` on `least_nodes`, doubled while nothing fits.
+
+    Raises:
+        UserError: nothing fits on `most_nodes` either.
+    """
+    nodes = least_nodes
+    while True:
+        try:
+            return choose_layout(
+                model,
+                nodes=nodes,
+                gpus_per_node=gpus_per_node,
+                gpu_memory_bytes=gpu_memory_bytes,
+                batch_sequences=batch_sequences,
+                sequence_length=sequence_length,
+                cell=cell,
+            )
+        except UserError:
+            nodes *= 2
+            if nodes > most_nodes:
+                raise
 
 
 def _powers(limit: int) -> list[int]:

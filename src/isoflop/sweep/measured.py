@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoflop.config import UserError
+from isoflop.design.layout import Layout
 from isoflop.records import TimingRow, read_rows, row_to_line
 from isoflop.sweep.config import Experiment
 from isoflop.sweep.study import PlannedRun, StudyMap, read_study_map
@@ -39,6 +40,8 @@ class SpanRow:
     seconds: float
     workers: int
     """Runs at once, as the launcher was told."""
+    layout: Layout | None = None
+    """Processes of each run; None: written before this was kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +67,17 @@ class MeasuredStudy:
     """Tables and report; None: not measured."""
     workers: int | None
     """Runs at once while the runs were measured; None: not known, or it differed."""
+    layouts: frozenset[Layout | None]
+    """Over which processes the runs were spread; None among them: of some it is not known."""
 
 
 class Spans:
     """The clock of a launcher, which writes what ended whole."""
 
-    def __init__(self, study: StudyMap, root: Path, workers: int):
+    def __init__(self, study: StudyMap, root: Path, workers: int, layout: Layout | None):
+        """`layout`: of each run; None: one process."""
         self._study, self._root, self._workers = study, root, workers
+        self._layout = layout or Layout()
         self._begun: dict[int, float] = {}
 
     def start(self, number: int) -> None:
@@ -94,7 +101,7 @@ class Spans:
             self._write(name, time.monotonic() - begun)
 
     def _write(self, part: str, seconds: float) -> None:
-        row = SpanRow(part=part, seconds=seconds, workers=self._workers)
+        row = SpanRow(part=part, seconds=seconds, workers=self._workers, layout=self._layout)
         with (self._root / SPANS).open("a", encoding="utf-8", newline="\n") as out:
             out.write(row_to_line(row) + "\n")
 
@@ -111,6 +118,7 @@ def measure_study(root: Path) -> MeasuredStudy:
         spans.setdefault(row.part, []).append(row)
     found: dict[str, list[RunSeconds]] = {}
     workers = set()
+    layouts = set()
     for run in study.runs:
         rows = root / run.train.path / "timings.jsonl"
         if not ((root / run.evaluate.path / "DONE").exists() and rows.exists()):
@@ -119,6 +127,7 @@ def measure_study(root: Path) -> MeasuredStudy:
         seen = spans.get(run.train.path)
         whole = seen[-1].seconds if seen else _by_files(root, run, training)
         workers.add(seen[-1].workers if seen else None)
+        layouts.add(seen[-1].layout if seen else None)
         seconds = RunSeconds(training=training, around=whole - training)
         found.setdefault(run.cell, []).append(seconds)
     if not found:
@@ -130,20 +139,33 @@ def measure_study(root: Path) -> MeasuredStudy:
         before=spans[PREPARE][-1].seconds if PREPARE in spans else None,
         after=spans[REPORT][-1].seconds if REPORT in spans else None,
         workers=workers.pop() if len(workers) == 1 else None,
+        layouts=frozenset(layouts),
     )
 
 
-def run_seconds(measured: MeasuredStudy, experiment: Experiment) -> dict[str, float]:
+def run_seconds(
+    measured: MeasuredStudy, experiment: Experiment, layout: Layout | None = None
+) -> dict[str, float]:
     """Seconds of one run of each of the experiment's cells: training by its tokens, the rest as it was.
 
+    Args:
+        layout: of each run; None: one process.
+
     Raises:
-        UserError: a cell that was not measured, or was with another model or another setting that
-            a run's time depends on.
+        UserError: a cell that was not measured, or was with another model, on other ranks or with
+            another setting that a run's time depends on.
     """
     root, there = measured.root, measured.experiment
     missing = [cell.name for cell in experiment.cells if cell.name not in measured.cells]
     if missing:
         raise UserError(f"{root}: no finished run of {', '.join(missing)} to measure")
+    planned = layout or Layout()
+    for was in measured.layouts:
+        if was is not None and was != planned:
+            raise UserError(
+                f"{root}: measured on {was.text()}, planned for {planned.text()}: run times would "
+                "not compare; measure again with a short run of the planned study and layout"
+            )
     for part, names in SAME.items():
         for name in names:
             has, wants = (getattr(getattr(one, part), name) for one in (there, experiment))

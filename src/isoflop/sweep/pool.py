@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from isoflop.allocator import KEEP_MEMORY
+from isoflop.config import UserError
 from isoflop.design.layout import Layout
 from isoflop.sweep.study import StudyMap
 
@@ -25,10 +26,26 @@ ERROR_FILE = "stderr.txt"
 USER_ERROR = 2
 """Exit status of a worker that tells a user's mistake in one message."""
 
+REASON = "reason: "
+"""What a worker's line on standard error begins with that says why it ends: libraries write there
+too, before and after."""
+
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 GPU_FOLDERS = Path("/proc/driver/nvidia/gpus")
 """The driver keeps one folder a GPU here, so that they can be counted without torch."""
+
+
+def tell_reason(why: object) -> None:
+    """Say on standard error why this worker ends, for `last_words`."""
+    print(REASON + " ".join(str(why).splitlines()), file=sys.stderr)
+
+
+def last_words(stderr: Path) -> str:
+    """Why a worker ended, by the file of its standard error: the reason it told, else the last line."""
+    lines = stderr.read_text(errors="replace").strip().splitlines()
+    told = [line.removeprefix(REASON) for line in lines if line.startswith(REASON)]
+    return (told or lines or [""])[-1]
 
 
 def end_with_parent() -> None:
@@ -47,6 +64,19 @@ def visible_gpus() -> tuple[str, ...]:
     if asked is None or not present:
         return present
     return tuple(name.strip() for name in asked.split(",") if name.strip())
+
+
+def check_gpus(layout: Layout | None, gpus: tuple[str, ...]) -> None:
+    """Refuse a run with more ranks than GPUs; runs at once may share GPUs, one run's ranks cannot.
+
+    Raises:
+        UserError: says how many there are.
+    """
+    if layout is not None and 0 < len(gpus) < layout.ranks:
+        raise UserError(
+            f"--ranks {layout.ranks}: each rank needs a GPU of its own and there are {len(gpus)}; "
+            "give fewer ranks, or set CUDA_VISIBLE_DEVICES= to train on cores"
+        )
 
 
 @dataclass(frozen=True)
@@ -184,9 +214,7 @@ class _Worker:
             self._news.put(RunProgress(self._number, "failed", 0, 1, None, reason))
 
     def _reason(self, status: int) -> str:
-        """A user's mistake whole, the last line of anything else; all of it stays in the file."""
-        lines = self._errors.read_text(errors="replace").strip().splitlines()
+        """The worker's last words; all of them stay in the file."""
         if status < 0:
             return f"killed by signal {-status}" + (" (out of memory?)" if status == -9 else "")
-        told = " ".join(lines) if status == USER_ERROR else "".join(lines[-1:])
-        return told or f"exit status {status}"
+        return last_words(self._errors) or f"exit status {status}"

@@ -23,7 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from isoflop.config import from_dict
 from isoflop.design.layout import Layout
-from isoflop.sweep.pool import USER_ERROR, end_with_parent
+from isoflop.sweep.pool import USER_ERROR, end_with_parent, last_words, tell_reason
 from isoflop.sweep.study import read_study_map
 
 MAX_RESTARTS = 3
@@ -83,7 +83,7 @@ def run_ranks(root: Path, number: int, layout: Layout, node: Node) -> RankFailur
 
 
 def _first(error: ChildFailedError, layout: Layout, logs: Path) -> RankFailure:
-    """Which rank failed first, and the last line that it wrote."""
+    """Which rank failed first, and its last words."""
     rank, failed = error.get_first_failure()
     # A rank whose partner died fails too, a moment later and by no fault of its own.
     told = [(number, one) for number, one in error.failures.items() if one.exitcode == USER_ERROR]
@@ -94,16 +94,15 @@ def _first(error: ChildFailedError, layout: Layout, logs: Path) -> RankFailure:
     if failed.exitcode < 0:
         memory = " (out of memory?)" if failed.exitcode == -9 else ""
         return RankFailure(failed.exitcode, f"{who} killed by signal {-failed.exitcode}{memory}")
-    lines = _stderr(failed, logs).strip().splitlines()
-    why = " ".join(lines) if failed.exitcode == USER_ERROR else "".join(lines[-1:])
-    return RankFailure(failed.exitcode, f"{who}: {why or f'exit status {failed.exitcode}'}")
+    why = _said(failed, logs) or f"exit status {failed.exitcode}"
+    return RankFailure(failed.exitcode, f"{who}: {why}")
 
 
-def _stderr(failed: ProcessFailure, logs: Path) -> str:
+def _said(failed: ProcessFailure, logs: Path) -> str:
     files = sorted(
         logs.glob(f"*/attempt_*/{failed.local_rank}/stderr.log"), key=lambda f: f.stat().st_mtime
     )
-    return files[-1].read_text(errors="replace") if files else ""
+    return last_words(files[-1]) if files else ""
 
 
 def main(arguments: list[str]) -> int:
@@ -131,11 +130,11 @@ def main(arguments: list[str]) -> int:
     try:
         failure = run_ranks(given.root, given.number, layout, node)
     except SignalException as end:
-        print(f"ended by signal {int(end.sigval)} (cancelled, or a time limit)", file=sys.stderr)
+        tell_reason(f"ended by signal {int(end.sigval)} (cancelled, or a time limit)")
         return USER_ERROR
     if failure is None:
         return 0
-    print(failure.reason, file=sys.stderr)
+    tell_reason(failure.reason)
     return USER_ERROR
 
 

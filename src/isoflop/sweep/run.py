@@ -23,9 +23,9 @@ from isoflop.sweep.ledger import (
 )
 from isoflop.sweep.measured import PREPARE, REPORT, Spans
 from isoflop.sweep.mirror import Mirror, open_mirror
-from isoflop.sweep.pool import RunProgress, run_pool, visible_gpus
+from isoflop.sweep.pool import RunProgress, check_gpus, run_pool, visible_gpus
 from isoflop.sweep.progress import open_progress
-from isoflop.sweep.slurm import Cluster, run_jobs
+from isoflop.sweep.slurm import Cluster, num_nodes, run_jobs
 from isoflop.sweep.stages import prepare
 from isoflop.sweep.study import StudyMap, map_study, read_study_map, write_study_map
 
@@ -65,8 +65,12 @@ def run_study(
         KeyboardInterrupt: after all workers have ended.
     """
     console = console or Console(stderr=True)
-    if layout is not None:
-        check_layout(experiment, layout)
+    options = slurm_options or {}
+    _check_machines(experiment, layout, launcher, options)
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
     root.mkdir(parents=True, exist_ok=True)
     with locked(root), _terminate_as_interrupt():
         study = map_study(experiment)
@@ -74,14 +78,10 @@ def run_study(
         write_text(root / COMMAND_FILE, json.dumps(list(command)) + "\n")
         opened = [open_mirror(kind, root) for kind in mirrors]
         workers = num_workers or max(1, default_workers() // (layout.ranks if layout else 1))
-        spans = Spans(study, root, workers)
+        spans = Spans(study, root, workers, layout)
         fresh = not any(study.folder(root, stage).done for stage in study.corpora + study.tokens)
         with spans.part(PREPARE, whole=fresh):
-            prepare(
-                study,
-                root,
-                lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
-            )
+            prepare(study, root, say)
         pending = [
             number
             for number, run in enumerate(study.runs)
@@ -93,11 +93,23 @@ def run_study(
                 run_pool(study, root, pending, workers, tell, tick, layout)
             else:
                 cluster: Cluster = "slurm" if launcher == "slurm" else "local"
-                run_jobs(study, root, pending, cluster, slurm_options or {}, tell, tick, layout)
+                run_jobs(study, root, pending, cluster, options, tell, tick, say, layout)
 
         _run_pending(study, root, pending, start, opened, console, spans)
         with spans.part(REPORT, whole=bool(pending)):
             return _write_results(study, root)
+
+
+def _check_machines(
+    experiment: Experiment, layout: Layout | None, launcher: str, options: Mapping[str, str]
+) -> None:
+    """Refuse before anything is made what could not be run on this machine or these nodes."""
+    if layout is not None:
+        check_layout(experiment, layout)
+    if launcher == "pool":
+        check_gpus(layout, visible_gpus())
+    else:
+        num_nodes(options, layout)
 
 
 def check_layout(experiment: Experiment, layout: Layout) -> None:

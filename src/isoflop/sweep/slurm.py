@@ -22,7 +22,7 @@ from isoflop.design.layout import Layout
 from isoflop.extras import import_extra
 from isoflop.records import read_rows, write_rows
 from isoflop.sweep.ledger import run_state
-from isoflop.sweep.pool import ERROR_FILE, ONE_THREAD, RunProgress, worker_command
+from isoflop.sweep.pool import ERROR_FILE, ONE_THREAD, RunProgress, last_words, worker_command
 from isoflop.sweep.study import StudyMap, read_study_map
 
 Cluster = Literal["slurm", "local"]
@@ -34,6 +34,15 @@ POLL_SECONDS = 2.0
 
 GRACE_SECONDS = 30.0
 """After a job has left the queue, for its files to be seen over a network file system. Chosen."""
+
+SQUEUE_SECONDS = 120.0
+"""For one answer of squeue, which itself asks a silent controller for less. Chosen."""
+
+PATIENCE_SECONDS = 2 * 3600.0
+"""With a squeue that does not answer: a restarted controller must not cost a launcher. Chosen."""
+
+REMIND_SECONDS = 600.0
+"""Between two lines that say so. Chosen."""
 
 GENERIC = ("timeout_min", "nodes", "cpus_per_task", "mem_gb", "gpus_per_node", "name")
 """Options that submitit knows for every cluster; all others are Slurm's own."""
@@ -72,8 +81,7 @@ class RunJob:
             ).wait()
         if done == 0:
             return None
-        lines = errors_file.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit status {done}"
+        return last_words(errors_file) or f"exit status {done}"
 
     def checkpoint(self) -> Any:
         """Submitit's question before a time limit or a preemption: the same again."""
@@ -92,6 +100,72 @@ class RunJob:
         ]
 
 
+class SqueueError(UserError):
+    """squeue failed; nothing is known of the jobs."""
+
+
+class Queue:
+    """The scheduler's queue, which may be silent for a while without losing anything."""
+
+    def __init__(self, cluster: Cluster, root: Path, say: Callable[[str], None]):
+        """`say` hears what is wrong, the first time and then every `REMIND_SECONDS`."""
+        self._cluster, self._root, self._say = cluster, root, say
+        self._silent_since: float | None = None
+        self._said: float | None = None
+
+    def states(self, jobs: list[str]) -> dict[str, str]:
+        """As `job_states`; every job "UNKNOWN" where squeue fails.
+
+        Raises:
+            UserError: squeue is not there, or has failed for longer than `PATIENCE_SECONDS`.
+        """
+        try:
+            found = job_states(jobs, self._cluster, self._root)
+        except SqueueError as failure:
+            now = time.monotonic()
+            self._silent_since = now if self._silent_since is None else self._silent_since
+            hours = (now - self._silent_since) / 3600
+            if now - self._silent_since >= PATIENCE_SECONDS:
+                raise UserError(
+                    f"{failure}; no answer for {hours:.1f} h: the jobs are left as they are; call "
+                    "this again to watch them"
+                ) from None
+            if self._said is None or now - self._said >= REMIND_SECONDS:
+                self._said = now
+                self._say(f"{failure}; its jobs are taken to go on, and it is asked again")
+            return dict.fromkeys(jobs, "UNKNOWN")
+        self._silent_since = None
+        return found
+
+
+def num_nodes(options: Mapping[str, str], layout: Layout | None) -> int:
+    """Nodes of one job, by --slurm, over which the run's ranks can be shared out.
+
+    Raises:
+        UserError: no number, or not one that goes with the ranks; sbatch would take it.
+    """
+    text = options.get("nodes", "1")
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise UserError(f"--slurm nodes={text}: must be a number, 1 or more")
+    nodes = int(text)
+    if layout is None:
+        if nodes > 1:
+            raise UserError(
+                f"--slurm nodes={nodes}: a run of one process needs one node; give --ranks too, "
+                "or leave nodes out"
+            )
+        return nodes
+    if layout.ranks % nodes:
+        raise UserError(f"--slurm nodes={nodes}: must divide --ranks {layout.ranks}")
+    gpus = options.get("gpus_per_node", "")
+    if re.fullmatch(r"[1-9]\d*", gpus) and layout.ranks // nodes > int(gpus):
+        raise UserError(
+            f"--slurm gpus_per_node={gpus}: each of {nodes} nodes has {layout.ranks // nodes} of "
+            f"--ranks {layout.ranks}, which need a GPU each; ask for more nodes or GPUs"
+        )
+    return nodes
+
+
 def run_jobs(
     study: StudyMap,
     root: Path,
@@ -100,18 +174,23 @@ def run_jobs(
     options: Mapping[str, str],
     tell: Callable[[RunProgress], None],
     tick: Callable[[], None],
+    say: Callable[[str], None],
     layout: Layout | None = None,
 ) -> None:
     """Submit what is pending and not yet in the queue, and watch until all jobs have ended.
 
+    `say` hears what a person should know meanwhile.
+
     Raises:
-        UserError: submitit or Slurm is not there, or refuses a job; its own words are told.
+        UserError: submitit or Slurm is not there, stays silent, or refuses a job; its own words
+            are told.
     """
     (root / JOBS).parent.mkdir(exist_ok=True)
-    waiting = submit(study, root, pending, cluster, options, layout)
+    queue = Queue(cluster, root, say)
+    waiting = submit(study, root, pending, cluster, options, layout, queue)
     gone: dict[int, float] = {}
     while waiting:
-        states = job_states([row.job for row in waiting.values()], cluster, root)
+        states = queue.states([row.job for row in waiting.values()])
         for number, row in list(waiting.items()):
             run = study.runs[number]
             if run_state(study, root, run).state == "done":
@@ -139,15 +218,14 @@ def submit(
     cluster: Cluster,
     options: Mapping[str, str],
     layout: Layout | None,
+    queue: Queue,
 ) -> dict[int, JobRow]:
     """The job of every pending run: one that waits or works already, or a new one."""
+    nodes = num_nodes(options, layout)
     submitit = import_extra("submitit", "slurm", "--launcher slurm")
     known = {row.run: row for row in read_jobs(root)}
     names = {number: study.runs[number].name for number in pending}
-    states = job_states(
-        [known[name].job for name in names.values() if name in known], cluster, root
-    )
-    nodes = int(options.get("nodes", "1"))
+    states = queue.states([known[name].job for name in names.values() if name in known])
     executor = _executor(submitit, root, cluster, options, study.experiment.name)
     jobs: dict[int, JobRow] = {}
     for number, name in names.items():
@@ -174,6 +252,10 @@ def job_states(jobs: list[str], cluster: str, root: Path) -> dict[str, str]:
     """State of each job that is in the queue or at work, as the scheduler calls it.
 
     Asked of squeue, which every Slurm has; sacct needs a database that many do not keep.
+
+    Raises:
+        UserError: squeue is not there.
+        SqueueError: it fails, in its own words: a controller too busy to answer has not lost the jobs.
     """
     if not jobs:
         return {}
@@ -182,14 +264,16 @@ def job_states(jobs: list[str], cluster: str, root: Path) -> dict[str, str]:
     # Of this user, not by number: squeue refuses a list with a job that Slurm has forgotten.
     command = ["squeue", "--me", "--noheader", "--format=%i|%T", "--states=all"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_SECONDS)
     except FileNotFoundError:
         raise UserError(
             "squeue: no such program; Slurm is not installed here: use --launcher pool"
         ) from None
+    except subprocess.TimeoutExpired:
+        raise SqueueError(f"squeue: no answer within {SQUEUE_SECONDS:g} s") from None
     if done.returncode:
-        # A controller that is too busy to answer has not lost the jobs.
-        return dict.fromkeys(jobs, "UNKNOWN")
+        words = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        raise SqueueError(f"squeue: {words}")
     found = dict(line.split("|", 1) for line in done.stdout.splitlines() if "|" in line)
     return {job: found[job] for job in jobs if found.get(job) in UNFINISHED}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from isoflop.config import UserError, from_dict
 from isoflop.design.layout import Layout
-from isoflop.sweep.pool import USER_ERROR, end_with_parent
+from isoflop.sweep.pool import USER_ERROR, end_with_parent, tell_reason
 from isoflop.sweep.posttrain import post_train
 from isoflop.sweep.stages import train_and_evaluate
 from isoflop.sweep.study import read_study_map
@@ -35,10 +35,10 @@ def main(arguments: list[str]) -> int:
             # By one process, however many trained.
             post_train(study, root, study.runs[number], _tell)
     except UserError as error:
-        print(error, file=sys.stderr)
+        tell_reason(error)
         return USER_ERROR
     except OSError as error:
-        print(f"{error.filename or root}: {error.strerror}", file=sys.stderr)
+        tell_reason(f"{error.filename or root}: {error.strerror}")
         return USER_ERROR
     return 0
 

@@ -8,6 +8,7 @@ import pytest
 
 from isoflop.cli import main
 from isoflop.config import UserError
+from isoflop.design.layout import Layout
 from isoflop.records import TimingRow, read_rows
 from isoflop.sweep.measured import (
     PREPARE,
@@ -27,6 +28,7 @@ def test_every_part_of_a_fresh_study_has_its_span(finished):
     assert {row.part for row in rows} == {PREPARE, REPORT, *runs}
     assert len(rows) == 2 + len(runs)
     assert all(row.seconds > 0 and row.workers == 2 for row in rows)
+    assert {row.layout for row in rows} == {Layout()}
     found = measure_study(finished.root)
     assert (found.before, found.after) == (rows[0].seconds, rows[-1].seconds)
     assert found.workers == 2
@@ -52,12 +54,13 @@ def test_a_run_that_goes_on_has_no_span_and_is_read_off_its_files(finished, tmp_
     shutil.copytree(finished.root, root)
     (root / SPANS).unlink()
     study = read_study_map(root)
-    spans = Spans(study, root, 1)
+    spans = Spans(study, root, 1, None)
     spans.start(0)
     spans.done(0)
     assert not (root / SPANS).exists()
     found = measure_study(root)
     assert found.before is found.after is found.workers is None
+    assert found.layouts == {None}
     assert all(seconds.around >= 0 for seconds in found.cells.values())
 
 
@@ -83,6 +86,23 @@ def test_a_run_that_goes_on_has_no_span_and_is_read_off_its_files(finished, tmp_
 def test_times_of_another_study_are_not_taken(finished, change, told):
     with pytest.raises(UserError, match=re.escape(told)):
         run_seconds(measure_study(finished.root), change(finished.experiment))
+
+
+def test_times_of_one_process_are_not_taken_for_ranks(finished):
+    found = measure_study(finished.root)
+    with pytest.raises(UserError, match=r"measured on 1 rank, planned for 4 ranks, shard 2"):
+        run_seconds(found, finished.experiment, Layout(ranks=4, shard=2))
+    ranks = replace(found, layouts=frozenset({Layout(ranks=4, shard=2), None}))
+    assert run_seconds(ranks, finished.experiment, Layout(ranks=4, shard=2))
+    with pytest.raises(UserError, match=r"measured on 4 ranks, shard 2"):
+        run_seconds(ranks, finished.experiment)
+
+
+def test_rows_of_times_from_before_layouts_were_kept_are_read(tmp_path):
+    (tmp_path / SPANS).write_text('{"part": "train/x", "seconds": 1.5, "workers": 2}\n')
+    assert list(read_rows(tmp_path / SPANS, SpanRow)) == [
+        SpanRow(part="train/x", seconds=1.5, workers=2, layout=None)
+    ]
 
 
 def test_a_study_without_a_finished_run_is_told(finished, tmp_path):

@@ -1,10 +1,15 @@
 """A study whose runs are spread over ranks by torchrun's agent, one of which is killed."""
 
+import json
 import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,7 @@ from rich.console import Console
 
 from isoflop.design.layout import Layout
 from isoflop.records import StepRow, read_rows
-from isoflop.sweep.pool import ERROR_FILE
+from isoflop.sweep.pool import ERROR_FILE, USER_ERROR, last_words
 from isoflop.sweep.run import run_study
 from isoflop.sweep.study import PlannedRun, read_study_map
 
@@ -72,3 +77,28 @@ def test_a_killed_rank_is_started_again_and_the_study_ends_as_in_one_process(fin
     ]
     assert curves[1] == pytest.approx(curves[0], abs=2e-5)
     assert "2 ranks, shard 2, expert parallel 2" in (root / run.train.path / "env.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_user_s_mistake_is_one_line_however_many_ranks_make_it(finished, tmp_path):
+    root = tmp_path / "tiny"
+    shutil.copytree(finished.root, root)
+    (run, *_) = read_study_map(root).runs
+    shutil.rmtree(root / run.train.path)
+    for shard in (root / "tokens").rglob("train.idx"):
+        shard.write_bytes(b"")
+    words = [str(root), "0", json.dumps(asdict(Layout(ranks=2)))]
+    stderr = tmp_path / "stderr.txt"
+    # Ranks live as long as this pipe: not closed while they are waited for.
+    with (
+        stderr.open("wb") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "isoflop.sweep.rank_group", *words],
+            stdin=subprocess.PIPE,
+            stderr=errors,
+        ) as group,
+    ):
+        assert group.wait(PATIENCE_SECONDS) == USER_ERROR
+    assert re.fullmatch(r"rank [01] of 2: \S*train\.idx[^\n]*", last_words(stderr))
+    # The elastic agent's own log is there too, and is no part of it.
+    assert len(stderr.read_text().splitlines()) > 1

@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -93,19 +94,15 @@ class Endpoint:
             UserError: the key, the URL or the model is wrong.
         """
         body, name = request_body(request), request.key().hex()
-        tried = 0
+        tried: Counter[str] = Counter()
         while True:
-            tried += 1
             try:
-                reply = await self._try(body)
+                reply = await self._try(body, tried)
             except NoReply as problem:
                 self._count(problem.reason.value)
-                if problem.reason is Reason.REFUSED or tried >= self._patience.tries:
+                if problem.reason is Reason.REFUSED or tried.total() >= self._patience.tries:
                     raise
-                seconds = wait_seconds(
-                    self._patience, tried, problem.wait_seconds, self._seed, name
-                )
-                await asyncio.sleep(seconds)
+                await asyncio.sleep(wait_seconds(self._patience, tried.total(), self._seed, name))
             else:
                 self._count(ANSWERED)
                 return reply
@@ -116,9 +113,10 @@ class Endpoint:
             await self._client.aclose()
             self._client = None
 
-    async def _try(self, body: dict[str, Any]) -> Reply:
-        """One request to one server."""
-        url, rest = self._balance.choose(time.monotonic())
+    async def _try(self, body: dict[str, Any], tried: Counter[str]) -> Reply:
+        """One request to one server, which is counted in `tried`."""
+        url, rest = self._balance.choose(time.monotonic(), tried)
+        tried[url] += 1
         how: Ending = "failed"
         asked_rest = 0.0
         try:
@@ -184,10 +182,10 @@ class Endpoint:
 
 
 def _ending(reason: Reason) -> Ending:
-    """A server that answers anything at all, be it nonsense, is there."""
+    """A server that answers nonsense, or that it cannot answer, does no work either."""
     if reason is Reason.CONNECTION_REFUSED:
         return "unreachable"
-    return "failed" if reason in (Reason.CONNECTION_LOST, Reason.TIME_OUT) else "answered"
+    return "answered" if reason is Reason.REFUSED else "failed"
 
 
 def _failed(httpx: Any, error: Exception, url: str) -> NoReply:

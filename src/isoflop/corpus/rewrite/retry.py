@@ -1,5 +1,6 @@
 """When to ask again, and whom: pure arithmetic on given times."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,21 +33,18 @@ class Patience:
             raise UserError("waits must be 0 or more seconds, request_seconds above 0")
 
 
-def wait_seconds(patience: Patience, tried: int, asked: float | None, *seed: int | str) -> float:
-    """How long to wait after `tried` tries.
+def wait_seconds(patience: Patience, tried: int, *seed: int | str) -> float:
+    """How long a request waits after `tried` tries, whichever server is asked next.
 
     Twice as long each time, less up to half by a seeded draw, so that many clients do not come back
-    together; never less than the server asked for, up to a bound.
+    together. What a server asks for, `Balance` keeps: another one may be asked meanwhile.
 
-    >>> [round(wait_seconds(Patience(), n, None, 0), 2) <= 0.5 * 2 ** (n - 1) for n in (1, 2, 3)]
+    >>> [round(wait_seconds(Patience(), n, 0), 2) <= 0.5 * 2 ** (n - 1) for n in (1, 2, 3)]
     [True, True, True]
-    >>> wait_seconds(Patience(), 1, 7.0, 0)
-    7.0
     """
     doubled = patience.first_wait_seconds * 2.0 ** min(tried - 1, 60)
     longest = min(patience.most_wait_seconds, doubled)
-    own = longest * generator("wait", tried, *seed).uniform(0.5, 1.0)
-    return own if asked is None else max(own, min(asked, patience.most_asked_wait_seconds))
+    return longest * generator("wait", tried, *seed).uniform(0.5, 1.0)
 
 
 @dataclass(kw_only=True)
@@ -58,13 +56,18 @@ class _Server:
     """Failures since its last success."""
     rests_until: float = 0.0
 
+    def ready(self, now: float) -> bool:
+        """Whether it can be asked at once; one taken for dead, by one request at a time."""
+        return self.rests_until <= now and not (self.failed >= DEAD_AFTER and self.asked)
+
 
 Ending = Literal["answered", "failed", "unreachable"]
-"""How a request to a server ended: it said something; it broke off or was silent; nobody was there."""
+"""How a request to a server ended: with what only this request can have caused, a reply above all;
+with anything that another server may do better; with nobody there."""
 
 DEAD_AFTER = 3
 """Failures in succession after which a server is taken for dead; an unreachable one is at once. Chosen:
-single connections break on living servers."""
+single requests fail on living servers."""
 
 FIRST_REST_SECONDS = 1.0
 """Of a dead server; doubled with each further failure. Chosen."""
@@ -75,7 +78,11 @@ MOST_REST_SECONDS = 60.0
 
 @dataclass(kw_only=True)
 class Balance:
-    """Several base URLs: the least busy living one is asked; a dead one rests, then is tried again."""
+    """Several base URLs: the least busy living one is asked; a dead one rests, then is tried again.
+
+    A server that refuses everything at once is always the least busy. It must not use up the tries
+    of a request, so each goes first to the servers that have not failed it.
+    """
 
     urls: tuple[str, ...]
     _servers: list[_Server] = field(init=False)
@@ -83,11 +90,15 @@ class Balance:
     def __post_init__(self) -> None:
         self._servers = [_Server(url=url) for url in self.urls]
 
-    def choose(self, now: float) -> tuple[str, float]:
-        """The server to ask and how long to wait before; it counts as busy until `ended`."""
-        awake = [server for server in self._servers if server.rests_until <= now]
-        if awake:
-            server = min(awake, key=lambda server: server.asked)
+    def choose(self, now: float, tried: Mapping[str, int] | None = None) -> tuple[str, float]:
+        """The server to ask and how long to wait before; it counts as busy until `ended`.
+
+        `tried`: how often each URL was asked for the same reply.
+        """
+        before = tried or {}
+        ready = [server for server in self._servers if server.ready(now)]
+        if ready:
+            server = min(ready, key=lambda server: (before.get(server.url, 0), server.asked))
         else:
             server = min(self._servers, key=lambda server: (server.rests_until, server.asked))
         server.asked += 1
@@ -99,9 +110,10 @@ class Balance:
         server.asked -= 1
         if how == "answered":
             server.failed = 0
-            server.rests_until = max(server.rests_until, now + rest_seconds)
-            return
-        server.failed = max(server.failed + 1, DEAD_AFTER if how == "unreachable" else 0)
-        if server.failed >= DEAD_AFTER:
-            rest = FIRST_REST_SECONDS * 2.0 ** min(server.failed - DEAD_AFTER, 60)
-            server.rests_until = now + min(rest, MOST_REST_SECONDS)
+        elif server.rests_until <= now:
+            # Not while it rests: requests that were under way when it died tell nothing new.
+            server.failed = max(server.failed + 1, DEAD_AFTER if how == "unreachable" else 0)
+            if server.failed >= DEAD_AFTER:
+                rest = FIRST_REST_SECONDS * 2.0 ** min(server.failed - DEAD_AFTER, 60)
+                server.rests_until = now + min(rest, MOST_REST_SECONDS)
+        server.rests_until = max(server.rests_until, now + rest_seconds)

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ from isoflop.config import UserError
 from isoflop.corpus.rewrite.endpoint import SETTING_IS_WRONG, Endpoint, read_api_key
 from isoflop.corpus.rewrite.messages import Message, NoReply, Request, Sampling
 from isoflop.corpus.rewrite.reasons import Reason
-from isoflop.corpus.rewrite.retry import Patience
+from isoflop.corpus.rewrite.retry import DEAD_AFTER, Patience
 
 QUICK = Patience(tries=4, first_wait_seconds=0.001, most_wait_seconds=0.002, request_seconds=0.5)
 NAMES = {
@@ -186,3 +187,36 @@ def test_without_httpx_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(UserError, match=r"pip install 'isoflop\[corpus\]'"):
         Endpoint(("http://h/v1",), patience=QUICK, count=lambda name: None)
+
+
+@pytest.mark.parametrize("status", [503, 429])
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_a_server_that_refuses_everything_at_once_does_not_use_up_the_tries(status, at_once):
+    async def main(urls):
+        endpoint = Endpoint(urls, patience=QUICK, count=lambda name: None)
+        turn = asyncio.Semaphore(at_once)
+
+        async def one(number):
+            async with turn:
+                return await endpoint.ask(request(f"text {number}"))
+
+        try:
+            return await asyncio.gather(*map(one, range(40)), return_exceptions=True)
+        finally:
+            await endpoint.close()
+
+    with serving(FakeEndpoint(status=status)) as sick, serving(FakeEndpoint()) as well:
+        well.delay_seconds = 0.02
+        replies = asyncio.run(main((sick.url, well.url)))
+    assert [reply for reply in replies if isinstance(reply, Exception)] == []
+    assert sum(well.answered.values()) == 40
+    assert sum(sick.requests.values()) <= DEAD_AFTER + at_once + 5  # Rests double.
+
+
+def test_a_server_that_asks_for_rest_holds_up_no_other():
+    patient = FakeEndpoint(fault_share=1.0, faults=("429",), retry_after="30")
+    with serving(patient) as busy, serving(FakeEndpoint()) as free:
+        began = time.monotonic()
+        replies = ask([busy.url, free.url], *[request(f"text {n}") for n in range(8)])
+    assert sum(free.answered.values()) == len(replies) == 8
+    assert time.monotonic() - began < 10

@@ -22,22 +22,14 @@ from isoflop.corpus.rewrite.retry import (
 def test_a_wait_lies_between_half_and_all_of_its_doubled_length(tried, seed):
     patience = Patience(first_wait_seconds=1.0, most_wait_seconds=60.0)
     longest = min(60.0, 2.0 ** (tried - 1))
-    assert longest / 2 <= wait_seconds(patience, tried, None, seed) <= longest
-
-
-def test_the_server_s_wish_is_honoured_up_to_a_bound():
-    patience = Patience(first_wait_seconds=1.0, most_asked_wait_seconds=30.0)
-    assert wait_seconds(patience, 1, 20.0, 0) == 20.0
-    assert wait_seconds(patience, 1, 1e9, 0) == 30.0
-    # A server that asks for nothing does not shorten our own wait.
-    assert wait_seconds(patience, 3, 0.0, 0) == wait_seconds(patience, 3, None, 0)
+    assert longest / 2 <= wait_seconds(patience, tried, seed) <= longest
 
 
 def test_waits_of_two_requests_differ_and_are_repeated_by_their_seed():
     patience = Patience()
-    waits = [wait_seconds(patience, 5, None, 0, f"request {n}") for n in range(20)]
+    waits = [wait_seconds(patience, 5, 0, f"request {n}") for n in range(20)]
     assert len(set(waits)) == 20
-    assert waits == [wait_seconds(patience, 5, None, 0, f"request {n}") for n in range(20)]
+    assert waits == [wait_seconds(patience, 5, 0, f"request {n}") for n in range(20)]
 
 
 def test_the_least_busy_server_is_asked():
@@ -79,9 +71,46 @@ def test_where_all_are_dead_the_first_to_wake_is_waited_for():
         balance.ended(url, now, "unreachable")
     url, rest = balance.choose(0.5)
     assert (url, rest) == ("a", FIRST_REST_SECONDS - 0.5)
-    for _ in range(100):
-        balance.ended("a", 0.0, "unreachable")
-    assert balance.choose(0.0)[1] <= MOST_REST_SECONDS
+    for day in range(1, 101):
+        balance.ended("a", day * 86_400.0, "unreachable")
+        balance.ended("b", day * 86_400.0, "unreachable")
+    assert balance.choose(100 * 86_400.0)[1] == MOST_REST_SECONDS
+
+
+def test_what_was_under_way_when_a_server_died_does_not_lengthen_its_rest():
+    balance = Balance(urls=("a",))
+    for _ in range(64):
+        balance.choose(0.0)
+    for _ in range(64):
+        balance.ended("a", 0.0, "failed")
+    assert balance.choose(0.0) == ("a", FIRST_REST_SECONDS)
+
+
+def test_a_server_taken_for_dead_is_tried_by_one_request_at_a_time():
+    balance = Balance(urls=("a", "b"))
+    balance.choose(0.0)
+    balance.ended("a", 0.0, "unreachable")
+    later = FIRST_REST_SECONDS
+    assert [balance.choose(later)[0] for _ in range(4)] == ["a", "b", "b", "b"]
+    balance.ended("a", later, "answered")
+    assert balance.choose(later)[0] == "a"
+
+
+def test_a_request_goes_first_to_the_servers_that_have_not_failed_it():
+    balance = Balance(urls=("a", "b", "c"))
+    assert balance.choose(0.0, {"a": 1})[0] == "b"
+    assert balance.choose(0.0, {"a": 1})[0] == "c"
+    assert balance.choose(0.0, {"a": 1, "b": 1, "c": 1})[0] == "a"
+    balance.ended("b", 0.0, "failed", rest_seconds=9.0)
+    assert balance.choose(1.0, {"a": 3, "c": 3})[0] != "b"
+
+
+def test_a_server_s_wish_for_rest_is_kept_whatever_it_answered():
+    for how in ("answered", "failed", "unreachable"):
+        balance = Balance(urls=("a",))
+        balance.choose(0.0)
+        balance.ended("a", 0.0, how, rest_seconds=20.0)
+        assert balance.choose(5.0) == ("a", 15.0)
 
 
 @pytest.mark.parametrize(
