@@ -27,9 +27,9 @@ from isoflop.doctor.slope import (
 )
 from isoflop.doctor.subject import NotApplicableError, Step, Subject
 
-BALANCE: dict[str, float] = {"balance_coefficient": STRONG}
-Z_LOSS: dict[str, float] = {"z_coefficient": STRONG}
-"""What of a `Step` makes one router loss strong."""
+BALANCE = Step(balance_coefficient=STRONG)
+Z_LOSS = Step(z_coefficient=STRONG)
+"""One router loss alone, and strong."""
 
 CUTS = (2, 8)
 """Parts into which a batch of eight sequences is cut."""
@@ -90,15 +90,13 @@ def _z_ranks(subject: Subject, seed: int) -> Measurement:
     return _part_of_cuts(subject, seed, Z_LOSS, [Step(ranks=parts) for parts in CUTS])
 
 
-def _part_of_cuts(
-    subject: Subject, seed: int, strong: dict[str, float], cuts: list[Step]
-) -> Measurement:
+def _part_of_cuts(subject: Subject, seed: int, alone: Step, cuts: list[Step]) -> Measurement:
     """Relative difference between a router loss's gradient of a cut batch and of the whole."""
     tokens = random_tokens(subject, seed, extra=1)
-    whole = _part_gradients(subject, tokens, Step(), strong)
+    whole = _part_gradients(subject, tokens, Step(), alone)
     worst, note = 0.0, None
     for how, parts in zip(cuts, CUTS, strict=True):
-        gradients = _part_gradients(subject, tokens, how, strong)
+        gradients = _part_gradients(subject, tokens, how, alone)
         difference = relative_difference(gradients, whole)
         if not difference <= worst:
             factor = inner(gradients, whole) / (inner(whole, whole) or math.nan)
@@ -199,9 +197,11 @@ def _strength(
     return Measurement(value=value, expected=1.0, note=f"at coefficient {scale:g}")
 
 
-def _part_gradients(subject: Subject, tokens: Tensor, how: Step, strong: dict[str, float]) -> Named:
+def _part_gradients(subject: Subject, tokens: Tensor, how: Step, alone: Step) -> Named:
     """A router loss's part of every gradient."""
-    with_it = dataclasses.replace(how, **strong)
+    with_it = dataclasses.replace(
+        how, balance_coefficient=alone.balance_coefficient, z_coefficient=alone.z_coefficient
+    )
     return minus(subject.step(tokens, with_it).gradients, subject.step(tokens, how).gradients)
 
 
