@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from isoflop.model import checkpoint, count, moe, ops, router, transformer
+from isoflop.model import checkpoint, count, loss, moe, ops, router, transformer
 from isoflop.model.attention import LayerCache
 from isoflop.model.huggingface import weights
 from isoflop.model.transformer import Transformer
@@ -116,6 +116,93 @@ def router_follows_products(patch: Patch) -> None:
         return functional.linear(x, weight.to(x.dtype)).float()
 
     replace(patch, router.router_logits, router_logits)
+
+
+def spread_as(patch: Patch, change: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
+    """The gradients of hidden states and head are changed as each chunk of the loss leaves them."""
+    original = loss._spread
+
+    def spread(slope, chunk, hidden, weights, gradients, functions):
+        original(slope, chunk, hidden, weights, gradients, functions)
+        change(gradients[0][chunk], gradients[1])
+
+    patch.setattr(loss, "_spread", spread)
+
+
+def head_gradient_halved(patch: Patch) -> None:
+    """Of a loss made in one chunk."""
+    spread_as(patch, lambda hidden, head: head.mul_(0.5))
+
+
+def hidden_gradient_doubled(patch: Patch) -> None:
+    spread_as(patch, lambda hidden, head: hidden.mul_(2))
+
+
+def value_gradient_halved(patch: Patch) -> None:
+    """In every way to compute the model: none of them disagrees with another."""
+
+    def make(original):
+        return lambda query, key, value, documents: original(
+            query, key, value / 2 + value.detach() / 2, documents
+        )
+
+    replace_op(patch, "attention", make)
+
+
+def gate_weights_detached(patch: Patch) -> None:
+    """Routers learn from the balance loss alone."""
+
+    def make(original):
+        def route_tokens(*given):
+            routing, statistics = original(*given)
+            return routing._replace(weights=routing.weights.detach()), statistics
+
+        return route_tokens
+
+    replace_op(patch, "route_tokens", make)
+
+
+def z_detached(patch: Patch) -> None:
+    original = router.z_loss
+    replace(patch, original, lambda statistics: original(statistics).detach())
+
+
+def z_gradient_halved(patch: Patch) -> None:
+    """Its value is right."""
+    original = router.z_loss
+
+    def z_loss(statistics):
+        value = original(statistics)
+        return value / 2 + value.detach() / 2
+
+    replace(patch, original, z_loss)
+
+
+def with_z_coefficient(patch: Patch, times: Callable[[TrainConfig, Any], float]) -> None:
+    original = step.train_step
+
+    def train_step(model, optimizer, config, tokens, *given, **named):
+        z_coefficient = config.z_coefficient * times(config, named.get("ranks"))
+        config = dataclasses.replace(config, z_coefficient=z_coefficient)
+        return original(model, optimizer, config, tokens, *given, **named)
+
+    replace(patch, original, train_step)
+
+
+def z_coefficient_ignored(patch: Patch) -> None:
+    with_z_coefficient(patch, lambda config, ranks: 0.0)
+
+
+def z_of_every_micro_batch(patch: Patch) -> None:
+    """Each adds it in full."""
+    with_z_coefficient(
+        patch, lambda config, ranks: config.batch_sequences // config.micro_batch_sequences
+    )
+
+
+def z_of_every_rank(patch: Patch) -> None:
+    """Each adds it in full."""
+    with_z_coefficient(patch, lambda config, ranks: ranks.parts if ranks else 1)
 
 
 def balance_in_reported_loss(patch: Patch) -> None:
@@ -351,12 +438,16 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     "z-loss-definition": z_loss_summed,
     "softmax-order": other_softmax_order,
     "router-in-float32": router_follows_products,
+    "gradient-is-the-slope": head_gradient_halved,
     "reported-loss-is-cross-entropy": balance_in_reported_loss,
     "balance-coefficient-acts": balance_too_strong,
+    "z-loss-coefficient-acts": z_gradient_halved,
     "balance-acts-as-configured": coefficient_ignored,
     "accumulation-keeps-gradient": first_micro_batch_only,
     "accumulation-keeps-balance": balance_of_micro_batches,
     "ranks-keep-balance": ranks_apart,
+    "accumulation-keeps-z-loss": z_of_every_micro_batch,
+    "ranks-keep-z-loss": z_of_every_rank,
     "recomputation-keeps-gradient": recomputation_without_gradient,
     "counts-add-up": counts_with_capacity,
     "idle-experts-learn-nothing": phantom_row,

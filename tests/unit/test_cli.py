@@ -184,6 +184,21 @@ def test_list_names_every_experiment(call):
     assert [line.split()[0] for line in text.splitlines()] == list(EXPERIMENTS)
 
 
+@pytest.mark.parametrize("more", [(), ("--ranks", "2")])
+def test_plan_counts_experts_in_one_pass_as_this_processor_does_or_as_told(call, monkeypatch, more):
+    def memory(*words: str) -> str:
+        return call("plan", "demo", *more, *words)[1]
+
+    fused, apart = memory("--fused-experts"), memory("--no-fused-experts")
+    assert fused != apart
+    for here, expected in ((True, fused), (False, apart)):
+        monkeypatch.setattr("isoflop.design.processor.fuses_experts", lambda here=here: here)
+        assert memory() == expected
+    # A GPU, which has no such kernels, is planned for by PyTorch's own operations.
+    plain = ("--set", "train.ops=torch")
+    assert memory("--fused-experts", *plain) == memory("--no-fused-experts", *plain)
+
+
 @pytest.mark.parametrize("words", [("--version",), ("--help",), ("-h",), ("plan", "--help")])
 def test_questions_about_the_program_end_well(call, words):
     status, out, error = call(*words)

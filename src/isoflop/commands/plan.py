@@ -95,6 +95,13 @@ def plan_command(
     shard: Shard = 1,
     expert_parallel: ExpertParallel = 1,
     tensor_parallel: TensorParallel = 1,
+    fused_experts: Annotated[
+        bool | None,
+        typer.Option(
+            "--fused-experts/--no-fused-experts",
+            help="Memory where float32 experts go in one pass, or not. Default: as on this processor.",
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Play the schedule through on so many workers or GPUs."),
@@ -124,8 +131,11 @@ def plan_command(
     With --ranks, memory and bytes sent of each rank instead; with --workers, when each run would
     start and end, on --ranks workers each.
     """
+    from isoflop.design.processor import fuses_experts
+
     experiment = experiment_of(name, changes)
     layout = layout_of(ranks, shard, expert_parallel, tensor_parallel)
+    fused = fuses_experts() if fused_experts is None else fused_experts
     if workers is not None:
         asked = Machines(workers, measured, flops_per_second, gpu_memory_gb, gpus_per_node)
         typer.echo(_schedule(experiment, asked, layout, price_per_hour, as_json))
@@ -134,11 +144,15 @@ def plan_command(
         raise UserError(
             "--measured, --flops-per-second, --price-per-hour, --gpu-memory-gb: give --workers too"
         )
-    text = _family(experiment, as_json) if layout is None else _ranks(experiment, layout, as_json)
+    text = (
+        _family(experiment, fused, as_json)
+        if layout is None
+        else _ranks(experiment, layout, fused, as_json)
+    )
     typer.echo(text.rstrip("\n"))
 
 
-def _family(experiment, as_json: bool) -> str:  # type: ignore[no-untyped-def]
+def _family(experiment, fused_experts: bool, as_json: bool) -> str:  # type: ignore[no-untyped-def]
     from isoflop.design.estimate import ONE_CPU_CORE
     from isoflop.design.plan import plan, plan_to_json, plan_to_table
 
@@ -154,13 +168,14 @@ def _family(experiment, as_json: bool) -> str:  # type: ignore[no-untyped-def]
         precision=train.precision,
         ops="torch" if train.ops == "torch" else "native",
         recompute=train.recompute,
+        fused_experts=fused_experts,
         # The speed of a core says nothing of runs that need a GPU, which train in bfloat16.
         machine=ONE_CPU_CORE if train.precision == "float32" else None,
     )
     return plan_to_json(rows) if as_json else plan_to_table(rows)
 
 
-def _ranks(experiment, layout, as_json: bool) -> str:  # type: ignore[no-untyped-def]
+def _ranks(experiment, layout, fused_experts: bool, as_json: bool) -> str:  # type: ignore[no-untyped-def]
     from isoflop.design.rank_plan import plan_ranks, rank_plan_to_json, rank_plan_to_table
     from isoflop.design.ranks import RankStep
 
@@ -178,6 +193,7 @@ def _ranks(experiment, layout, as_json: bool) -> str:  # type: ignore[no-untyped
             precision=train.precision,
             ops="torch" if train.ops == "torch" else "native",
             recompute=train.recompute,
+            fused_experts=fused_experts,
         ),
     )
     return rank_plan_to_json(rows) if as_json else rank_plan_to_table(rows)

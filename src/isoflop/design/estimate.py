@@ -117,8 +117,8 @@ def estimate_memory(
             instructions uses; "torch" what all others use, GPUs among them.
         recompute: As in `isoflop.train.config.TrainConfig`.
         fused_experts: Whether float32 experts are computed in one pass, as `ops="native"` does on
-            a processor with AVX2 and without AVX-512; they then keep gates and ups alone. False
-            plans for processors that do not.
+            some processors (`isoflop.design.processor`); they then keep gates and ups alone. False
+            plans for processors that do not. Without meaning in bfloat16 and with `ops="torch"`.
 
     Raises:
         UserError: no tokens.

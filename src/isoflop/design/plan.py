@@ -80,6 +80,7 @@ def plan(
     precision: ComputePrecision = "float32",
     ops: Ops = "native",
     recompute: Recompute = "none",
+    fused_experts: bool = False,
     machine: Machine | None = ONE_CPU_CORE,
 ) -> list[PlanRow]:
     """Count every cell, in the order given.
@@ -88,7 +89,7 @@ def plan(
         train_tokens: Asked training tokens of one run; rounded down to whole batches.
         batch_tokens: Tokens of one optimiser step.
         micro_batch_tokens: Tokens of one forward pass, for the memory. None: the whole batch.
-        precision, ops, recompute: For the memory, as in `estimate_memory`.
+        precision, ops, recompute, fused_experts: For the memory, as in `estimate_memory`.
         machine: Speeds for the time. None: not known, and neither is the time.
 
     Raises:
@@ -110,6 +111,7 @@ def plan(
             precision=precision,
             ops=ops,
             recompute=recompute,
+            fused_experts=fused_experts,
         ).total
         seconds = None
         if machine is not None:

@@ -46,6 +46,8 @@ class RankStep:
     precision: ComputePrecision = "float32"
     ops: Ops = "native"
     recompute: Recompute = "none"
+    fused_experts: bool = False
+    """As in `estimate_memory`."""
 
     @property
     def counting_passes(self) -> int:
@@ -180,6 +182,7 @@ def estimate_rank_memory(model: ModelConfig, layout: Layout, step: RankStep) -> 
         precision=step.precision,
         ops=step.ops,
         recompute=step.recompute,
+        fused_experts=step.fused_experts,
     )
     states = one_process.weights + one_process.optimiser + one_process.gradients
     return RankMemory(

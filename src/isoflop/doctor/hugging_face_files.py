@@ -1,6 +1,8 @@
 """Open a Hugging Face directory for the doctor, or say in one line why it cannot be examined."""
 
 import contextlib
+import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 from isoflop.config import UserError
+from isoflop.doctor.hugging_face_counts import KNOWN
+from isoflop.model.huggingface.fields import FOREIGN_FIELDS
 from isoflop.model.huggingface.files import READ_CODES, open_tensors
 from isoflop.model.huggingface.package import import_transformers
 from isoflop.records import read_json
@@ -18,6 +22,13 @@ COPY_AGAIN = "copy the directory again"
 NUM_EXPERTS_FIELDS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 TOP_K_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_top_k")
 """Names that configs of transformers 5 give to E and to k."""
+
+VARIANT_FIELDS = tuple(
+    name
+    for name in FOREIGN_FIELDS
+    if name not in ("qk_layernorm", "use_qk_norm", "quantization_config")
+)
+"""Fields that some classes read and others would leave out without a word."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -59,6 +70,7 @@ def open_config(folder: Path) -> Any:
     path = folder / "config.json"
     if "auto_map" in data:
         raise UserError(f"{path}: auto_map names code in the directory, and none of it is run here")
+    _check_numbers(data, path)
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -77,7 +89,43 @@ def open_config(folder: Path) -> Any:
         )
     if not 1 <= top_k <= experts:
         raise UserError(f"{path}: k={top_k} must be between 1 and E={experts}")
+    _check_variant(data, config, path)
     return config
+
+
+def _check_numbers(data: dict[str, Any], path: Path) -> None:
+    """
+    Raises:
+        UserError: a number is NaN or infinite, which transformers would compute with.
+    """
+    positions = (data.get(name) for name in ("rope_parameters", "rope_scaling"))
+    for fields in (data, *(fields for fields in positions if isinstance(fields, dict))):
+        for name, value in fields.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{path}: {name}={value} must be a finite number")
+
+
+def _check_variant(data: dict[str, Any], config: Any, path: Path) -> None:
+    """Refuse a variant that the config names and the class, which does not read it, would not be.
+
+    Norms of queries and keys are left to the weights: classes that always have them get the field too.
+
+    Raises:
+        UserError: the field is named.
+    """
+    read = {field.name for field in dataclasses.fields(config)}
+    said = {name: data[name] for name in VARIANT_FIELDS if data.get(name)}
+    if data.get("scoring_func", "softmax") != "softmax":
+        said["scoring_func"] = data["scoring_func"]
+    if config.model_type in KNOWN and data.get("partial_rotary_factor", 1) not in (None, 1):
+        said["partial_rotary_factor"] = data["partial_rotary_factor"]
+    for name, value in said.items():
+        if name not in read:
+            raise UserError(
+                f"{path}: {name}={value!r:.60}: transformers' {config.model_type} does not read it, "
+                "so another model than this would be examined; where the weights are plain, delete "
+                "the field"
+            )
 
 
 def open_model(folder: Path, device: str) -> Any:
@@ -98,6 +146,11 @@ def open_model(folder: Path, device: str) -> Any:
                     f"{files.file(name)}: {name} is of type {code}; only {', '.join(READ_CODES)} are "
                     "examined, so save it again unquantised in one of them"
                 )
+        path = folder / "config.json"
+        layers = config_number(config, ("num_hidden_layers",))
+        files.check_layers(layers or 0, path, COPY_AGAIN)
+        # Before transformers fuses them: it would call one that is missing a wrong shape.
+        files.check_experts(config_number(config, NUM_EXPERTS_FIELDS) or 0, path, COPY_AGAIN)
     with quiet_transformers():
         try:
             model, found = transformers.AutoModelForCausalLM.from_pretrained(
@@ -116,15 +169,15 @@ def open_model(folder: Path, device: str) -> Any:
                 f"language model: {_short(error)}"
             ) from None
     for kind, said in (
-        ("missing_keys", "lacks"),
-        ("unexpected_keys", "has unexpected"),
-        ("mismatched_keys", "has of another shape"),
+        ("missing_keys", "missing"),
+        ("unexpected_keys", "that the model does not have"),
+        ("mismatched_keys", "of another shape than config.json says"),
     ):
         # A mismatch is (name, shape, expected shape).
         names = sorted(k if isinstance(k, str) else k[0] for k in found.get(kind) or ())
         if names:
             raise UserError(
-                f"{folder}: {said} {len(names)} tensors, first {names[0]}; {COPY_AGAIN}"
+                f"{folder}: tensors {said}: {len(names)}, first {names[0]}; {COPY_AGAIN}"
             )
     check_finite(dict(model.named_parameters()), folder)
     return model.to(device).eval()

@@ -20,7 +20,7 @@ from isoflop.doctor.probe import (
     random_tokens,
     token_grid,
 )
-from isoflop.doctor.subject import NotApplicableError, Subject
+from isoflop.doctor.subject import NO_Z_LOSS, NotApplicableError, Subject
 
 CROWDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the tokens that go to the same k experts, step by step."""
@@ -139,7 +139,7 @@ def _z_loss(subject: Subject, seed: int) -> Measurement:
     tokens = random_tokens(subject, seed)
     losses = subject.router_losses(tokens)
     if losses.z is None:
-        raise NotApplicableError("the model has no router z-loss")
+        raise NotApplicableError(NO_Z_LOSS)
     worst = 0.0
     for layer, value in zip(subject.choices(tokens), losses.z.tolist(), strict=True):
         expected = definitions.z_loss(layer.logits)

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+NO_Z_LOSS = "the model has no router z-loss"
+
 
 class NotApplicableError(Exception):
     """The law has no meaning for this model; the message says why."""

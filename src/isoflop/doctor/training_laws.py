@@ -18,11 +18,18 @@ from isoflop.doctor.compare import (
 )
 from isoflop.doctor.law import Law, Measurement
 from isoflop.doctor.probe import forced_routing, preferring_design, random_tokens, token_grid
+from isoflop.doctor.slope import (
+    STRONG,
+    gradient_against_slope,
+    router_gradients,
+    z_losses,
+    z_strength,
+)
 from isoflop.doctor.subject import NotApplicableError, Step, Subject
 
-STRONG = 64.0
-"""Coefficient at which the balance loss stands out of float32 rounding; a power of 2, so that
-dividing by it is exact."""
+BALANCE = Step(balance_coefficient=STRONG)
+Z_LOSS = Step(z_coefficient=STRONG)
+"""One router loss alone, and strong."""
 
 CUTS = (2, 8)
 """Parts into which a batch of eight sequences is cut."""
@@ -64,24 +71,35 @@ def _accumulation(subject: Subject, seed: int) -> Measurement:
 
 
 def _balance_accumulation(subject: Subject, seed: int) -> Measurement:
-    return _balance_of_cuts(subject, seed, [Step(micro_batches=parts) for parts in CUTS])
+    needs_choice(subject.shape)
+    return _part_of_cuts(subject, seed, BALANCE, [Step(micro_batches=parts) for parts in CUTS])
 
 
 def _balance_ranks(subject: Subject, seed: int) -> Measurement:
-    return _balance_of_cuts(subject, seed, [Step(ranks=parts) for parts in CUTS])
-
-
-def _balance_of_cuts(subject: Subject, seed: int, cuts: list[Step]) -> Measurement:
-    """Relative difference between the balance loss's gradient of a cut batch and of the whole."""
     needs_choice(subject.shape)
+    return _part_of_cuts(subject, seed, BALANCE, [Step(ranks=parts) for parts in CUTS])
+
+
+def _z_accumulation(subject: Subject, seed: int) -> Measurement:
+    z_losses(subject, random_tokens(subject, seed))
+    return _part_of_cuts(subject, seed, Z_LOSS, [Step(micro_batches=parts) for parts in CUTS])
+
+
+def _z_ranks(subject: Subject, seed: int) -> Measurement:
+    z_losses(subject, random_tokens(subject, seed))
+    return _part_of_cuts(subject, seed, Z_LOSS, [Step(ranks=parts) for parts in CUTS])
+
+
+def _part_of_cuts(subject: Subject, seed: int, alone: Step, cuts: list[Step]) -> Measurement:
+    """Relative difference between a router loss's gradient of a cut batch and of the whole."""
     tokens = random_tokens(subject, seed, extra=1)
-    whole = _balance_gradients(subject, tokens, Step())
+    whole = _part_gradients(subject, tokens, Step(), alone)
     worst, note = 0.0, None
     for how, parts in zip(cuts, CUTS, strict=True):
-        gradients = _balance_gradients(subject, tokens, how)
+        gradients = _part_gradients(subject, tokens, how, alone)
         difference = relative_difference(gradients, whole)
         if not difference <= worst:
-            factor = inner(gradients, whole) / inner(whole, whole)
+            factor = inner(gradients, whole) / (inner(whole, whole) or math.nan)
             worst = difference
             note = f"{factor:.3g} times as strong in {parts} parts as in one"
     return Measurement(value=worst, expected=0.0, note=note)
@@ -140,13 +158,16 @@ def _idle_experts(subject: Subject, seed: int) -> Measurement:
 
 
 def _every_weight(subject: Subject, seed: int) -> Measurement:
-    """Weights, as tensors, that one step leaves without any gradient."""
+    """Weights, as tensors, that one step leaves without any gradient by the cross-entropy."""
     tokens = random_tokens(subject, seed, extra=1)
-    gradients = subject.step(tokens, Step(balance_coefficient=1.0)).gradients
+    shape = subject.shape
+    # One weight of a sum of 1 is 1 whatever the router says: only the balance loss teaches it.
+    by_balance = shape.top_k == 1 and shape.weights_sum_to_one is not False
+    gradients = subject.step(tokens, Step(balance_coefficient=float(by_balance))).gradients
     routers = [id(site.weight) for site in subject.router_sites()]
     without = []
     for name, parameter in subject.model.named_parameters():
-        if subject.shape.num_experts == 1 and id(parameter) in routers:
+        if shape.num_experts == 1 and id(parameter) in routers:
             continue
         if name not in gradients or not gradients[name].any():
             without.append(name)
@@ -170,23 +191,30 @@ def _strength(
     """How strongly the sum of the balance losses acts on the routers, over its coefficient."""
     needs_choice(subject.shape)
     scale = subject.balance_coefficient() if coefficient is None else coefficient
-    names = {id(weight): name for name, weight in subject.model.named_parameters()}
-    weights = {names[id(site.weight)]: site.weight for site in subject.router_sites()}
-    total = subject.router_losses(tokens[:, :-1]).balance.sum()
-    gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
-    wanted = {n: g.cpu() for n, g in zip(weights, gradients, strict=True) if g is not None}
+    wanted = router_gradients(subject, subject.router_losses(tokens[:, :-1]).balance.sum())
     acting = minus(subject.step(tokens, how).gradients, subject.step(tokens, Step()).gradients)
-    value = inner(acting, wanted) / inner(wanted, wanted) / scale
+    value = inner(acting, wanted) / (inner(wanted, wanted) or math.nan) / scale
     return Measurement(value=value, expected=1.0, note=f"at coefficient {scale:g}")
 
 
-def _balance_gradients(subject: Subject, tokens: Tensor, how: Step) -> Named:
-    """The balance loss's part of every gradient."""
-    strong = dataclasses.replace(how, balance_coefficient=STRONG)
-    return minus(subject.step(tokens, strong).gradients, subject.step(tokens, how).gradients)
+def _part_gradients(subject: Subject, tokens: Tensor, how: Step, alone: Step) -> Named:
+    """A router loss's part of every gradient."""
+    with_it = dataclasses.replace(
+        how, balance_coefficient=alone.balance_coefficient, z_coefficient=alone.z_coefficient
+    )
+    return minus(subject.step(tokens, with_it).gradients, subject.step(tokens, how).gradients)
 
 
 TRAINING_LAWS = (
+    Law(
+        name="gradient-is-the-slope",
+        meaning="The step's gradient is the slope of the cross-entropy, found by moving the weights.",
+        unit="relative difference",
+        tolerance=1e-2,
+        catches="linkedin/Liger-Kernel PR#1413: a fused backward was half wrong, its forward right",
+        trains=True,
+        check=gradient_against_slope,
+    ),
     Law(
         name="reported-loss-is-cross-entropy",
         meaning="The training loss that is reported holds no router loss.",
@@ -204,6 +232,15 @@ TRAINING_LAWS = (
         catches="NVIDIA-NeMo/Automodel#1408: once repaired, 180,000 times too strong",
         trains=True,
         check=_coefficient,
+    ),
+    Law(
+        name="z-loss-coefficient-acts",
+        meaning="A z coefficient c adds exactly c times the z-loss's gradient.",
+        unit="times as strong",
+        tolerance=1e-2,
+        catches="NVIDIA/Megatron-LM PR#3768: scale of the z-loss changed with the set-up",
+        trains=True,
+        check=z_strength,
     ),
     Law(
         name="balance-acts-as-configured",
@@ -243,6 +280,25 @@ TRAINING_LAWS = (
         check=_balance_ranks,
     ),
     Law(
+        name="accumulation-keeps-z-loss",
+        meaning="The z-loss's gradient is the same however many micro-batches make the batch.",
+        unit="relative difference",
+        tolerance=1e-3,
+        catches="NVIDIA/Megatron-LM PR#3768: scale of the z-loss changed with the set-up",
+        trains=True,
+        check=_z_accumulation,
+    ),
+    Law(
+        name="ranks-keep-z-loss",
+        meaning="The z-loss's gradient is the same however many processes share the batch: ours as "
+        "in `ranks-keep-balance`.",
+        unit="relative difference",
+        tolerance=1e-3,
+        catches="NVIDIA/Megatron-LM PR#3768: scale of the z-loss changed with the set-up",
+        trains=True,
+        check=_z_ranks,
+    ),
+    Law(
         name="recomputation-keeps-gradient",
         meaning="Recomputing activations changes neither gradients nor expert counts.",
         unit="relative difference",
@@ -271,7 +327,7 @@ TRAINING_LAWS = (
     ),
     Law(
         name="every-weight-learns",
-        meaning="One training step reaches every weight of every layer.",
+        meaning="The cross-entropy of one training step reaches every weight of every layer.",
         unit="weights left out",
         tolerance=0.0,
         catches="pytorch/torchtitan PR#3686: an early return left out the later layers",

@@ -4,12 +4,16 @@ Source: the optimal-sparsity study (arXiv:2508.18672), section 3.1 and its
 released launch scripts; the router's two orders are Megatron-LM's pre-softmax option.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from isoflop.config import UserError
 
 RouterOrder = Literal["topk_then_softmax", "softmax_then_topk"]
+
+MAX_SEQUENCE_LENGTH = 1 << 24
+"""Rotary positions are float32 numbers, exact up to here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +71,15 @@ class ModelConfig:
                 "top_k=1 with router_order='topk_then_softmax' gives every token the weight 1, so "
                 "the router learns nothing; use router_order='softmax_then_topk'"
             )
-        if self.init_std <= 0 or self.norm_epsilon <= 0 or self.rope_base <= 1:
-            raise UserError("init_std and norm_epsilon must be above 0 and rope_base above 1")
+        if self.sequence_length > MAX_SEQUENCE_LENGTH:
+            raise UserError(
+                f"sequence_length={self.sequence_length} must be at most {MAX_SEQUENCE_LENGTH}: "
+                "float32 does not tell later positions apart"
+            )
+        for name, least in (("init_std", 0), ("norm_epsilon", 0), ("rope_base", 1)):
+            # Turned round, not a number would pass.
+            if not least < getattr(self, name) < math.inf:
+                raise UserError(f"{name}={getattr(self, name)} must be above {least} and finite")
 
     @property
     def head_width(self) -> int:

@@ -17,6 +17,7 @@ from isoflop.model.checkpoint import save_checkpoint
 from isoflop.model.transformer import Transformer
 
 FIRST_QUERY = "model.layers.0.self_attn.q_proj.weight"
+LAST_EXPERT = "model.layers.1.block_sparse_moe.experts.7.w2.weight"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "tensor missing": (lambda f: edit_weights(f, lambda t: t.pop(FIRST_QUERY)), FIRST_QUERY),
     "tensor too many": (
         lambda f: edit_weights(f, lambda t: t.update(odd=t[FIRST_QUERY].clone())),
-        "unexpected 1 tensors, first odd",
+        "tensors that the model does not have: 1, first odd",
     ),
     "tensor of whole numbers": (
         lambda f: edit_weights(
@@ -67,7 +68,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "tensor of another shape": (
         lambda f: edit_weights(f, lambda t: t.update({FIRST_QUERY: t[FIRST_QUERY][:-4].clone()})),
-        f"of another shape 1 tensors, first {FIRST_QUERY}",
+        f"tensors of another shape than config.json says: 1, first {FIRST_QUERY}",
     ),
     "code of its own": (
         lambda f: edit_config(f, auto_map={"AutoConfig": "evil.Config"}, model_type="evil"),
@@ -77,6 +78,38 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights that are no numbers": (
         lambda f: edit_weights(f, lambda t: t[FIRST_QUERY].fill_(float("nan"))),
         f"{FIRST_QUERY} holds NaN or infinity",
+    ),
+    "expert's tensor missing": (
+        lambda f: edit_weights(f, lambda t: t.pop(LAST_EXPERT)),
+        f"model.safetensors: lacks {LAST_EXPERT}, though",
+    ),
+    "more experts than there are": (
+        lambda f: edit_config(f, num_local_experts=10**9),
+        "lacks model.layers.0.block_sparse_moe.experts.8.w1.weight, though",
+    ),
+    "more layers than there are": (
+        lambda f: edit_config(f, num_hidden_layers=10**9),
+        "num_hidden_layers=1000000000, but",
+    ),
+    "sigmoid router": (lambda f: edit_config(f, scoring_func="sigmoid"), "scoring_func='sigmoid'"),
+    "shared experts": (lambda f: edit_config(f, n_shared_experts=2), "n_shared_experts=2"),
+    "other shared experts": (
+        lambda f: edit_config(f, num_shared_experts=1),
+        "num_shared_experts=1",
+    ),
+    "biases": (lambda f: edit_config(f, attention_bias=True), "attention_bias=True"),
+    "clipping": (lambda f: edit_config(f, clip_qkv=0.1), "clip_qkv=0.1"),
+    "half of a head turns": (
+        lambda f: edit_config(f, partial_rotary_factor=0.5),
+        "partial_rotary_factor=0.5",
+    ),
+    "a number that is none": (
+        lambda f: edit_config(f, rms_norm_eps=float("nan")),
+        "config.json: rms_norm_eps=nan must be a finite number",
+    ),
+    "an infinite base": (
+        lambda f: edit_config(f, rope_parameters={"rope_theta": float("inf")}),
+        "config.json: rope_theta=inf must be a finite number",
     ),
     "k above E": (lambda f: edit_config(f, num_experts_per_tok=9), "k=9 must be between 1 and E=8"),
 }
@@ -92,6 +125,22 @@ def test_a_spoiled_directory_is_refused_in_one_line(whole, tmp_path, case):
         open_subject(folder, "cpu")
     assert said in str(error.value)
     assert str(folder) in str(error.value)
+
+
+def test_fields_that_say_what_the_model_is_anyway_are_no_variant(whole, tmp_path):
+    """Some classes' directories have them, switched off or true of every model of the class."""
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    off: dict[str, object] = {"attention_bias": False, "n_shared_experts": 0, "clip_qkv": None}
+    plain = {"scoring_func": "softmax", "partial_rotary_factor": 1.0, "use_qk_norm": True}
+    edit_config(folder, **off, **plain)
+    open_subject(folder, "cpu")
+
+
+def test_a_variant_that_the_class_reads_is_examined(tmp_path):
+    with quiet_transformers():
+        folder = save_theirs("olmoe", tmp_path / "olmoe", clip_qkv=1.0, attention_bias=True)
+    open_subject(folder, "cpu")
 
 
 @pytest.mark.parametrize(

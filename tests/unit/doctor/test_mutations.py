@@ -2,6 +2,7 @@
 
 import pytest
 
+import planted_bugs
 from fakes_doctor import ours
 from isoflop.doctor.law import Law, judge
 from isoflop.doctor.laws import LAWS
@@ -22,6 +23,24 @@ def test_a_planted_bug_breaks_its_law(law: Law, monkeypatch):
     row = judge(law, ours(), 0)
     assert row.verdict == "fail", row
     assert row.law == law.name
+
+
+@pytest.mark.parametrize(
+    ("law", "bug"),
+    [
+        ("gradient-is-the-slope", planted_bugs.hidden_gradient_doubled),
+        ("gradient-is-the-slope", planted_bugs.value_gradient_halved),
+        ("gradient-is-the-slope", planted_bugs.gate_weights_detached),
+        ("every-weight-learns", planted_bugs.gate_weights_detached),
+        ("z-loss-coefficient-acts", planted_bugs.z_detached),
+        ("z-loss-coefficient-acts", planted_bugs.z_coefficient_ignored),
+    ],
+)
+@pytest.mark.parametrize("init_std", [0.1, 0.02])
+def test_other_bugs_of_gradients_are_seen_too(law, bug, init_std, monkeypatch):
+    """Also where weights are as small as training begins with."""
+    bug(monkeypatch)
+    assert judge(BY_NAME[law], ours(init_std=init_std), 0).verdict == "fail"
 
 
 def test_gradients_that_grew_are_not_hidden_by_a_loss_of_the_right_value(monkeypatch):

@@ -33,6 +33,10 @@ SHAPE = {
         ({"num_key_value_heads": 4}, "num_key_value_heads=4 must divide num_heads=2"),
         ({"num_key_value_heads": -1}, "num_key_value_heads=-1 must divide num_heads=2"),
         ({"init_std": 0.0}, "init_std"),
+        ({"init_std": float("nan")}, "init_std=nan must be above 0 and finite"),
+        ({"norm_epsilon": float("nan")}, "norm_epsilon=nan"),
+        ({"rope_base": float("inf")}, "rope_base=inf must be above 1 and finite"),
+        ({"sequence_length": (1 << 24) + 1}, "sequence_length=16777217 must be at most 16777216"),
         ({"rope_base": 1.0}, "rope_base"),
     ],
 )

@@ -25,6 +25,7 @@ from isoflop.model.huggingface.fields import (
     ARCHITECTURE,
     check_mixtral,
     mixtral_config_fields,
+    order_fields,
 )
 from isoflop.model.huggingface.files import (
     INDEX_FILE,
@@ -200,6 +201,7 @@ def _write_texts(
         "architectures": [ARCHITECTURE],
         "model_type": "mixtral",
         **mixtral_config_fields(config),
+        **order_fields(config),
         # Theirs is one loss over all layers, k at even use; ours is 1 a layer, summed.
         "router_aux_loss_coef": balance * config.num_layers / config.top_k,
         "bos_token_id": bos,

@@ -6,13 +6,18 @@ difference to the logits (dropout, the router's training noise) is noted.
 Sources: `MixtralConfig`, transformers 4.36 to 5.23; its defaults where a file is silent.
 """
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from isoflop.config import UserError
-from isoflop.model.config import ModelConfig
+from isoflop.model.config import MAX_SEQUENCE_LENGTH, ModelConfig, RouterOrder
 
 ARCHITECTURE = "MixtralForCausalLM"
+
+ORDER_FIELD = "isoflop_router_order"
+"""Of our exports alone, which transformers keeps and does not read: with k = E both orders give one
+answer, and the checkpoint should come back with its own."""
 
 
 def check_mixtral(config: ModelConfig) -> None:
@@ -29,6 +34,12 @@ def check_mixtral(config: ModelConfig) -> None:
             f"{config.num_experts} experts its answers would differ without a word. Export a model "
             "trained with router_order='topk_then_softmax' and top_k of 2 or more"
         )
+
+
+def order_fields(config: ModelConfig) -> dict[str, str]:
+    """What an export says of the router's order; nothing where it is Mixtral's."""
+    mixtral = config.router_order == "topk_then_softmax"
+    return {} if mixtral else {ORDER_FIELD: config.router_order}
 
 
 def mixtral_config_fields(config: ModelConfig) -> dict[str, Any]:
@@ -106,6 +117,7 @@ FOREIGN_FIELDS = {
     "mlp_bias": "biases in the experts",
     "qk_layernorm": "norms of queries and keys",
     "use_qk_norm": "norms of queries and keys",
+    "clip_qkv": "queries, keys and values are clipped",
     "quantization_config": "quantised weights",
 }
 """Fields that, where set, say a model which our decoder is not."""
@@ -123,6 +135,11 @@ def model_config(data: Any, path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
         raise UserError(f"{path}: must hold an object of fields, not {data!r:.40}")
     _check_kind(data, path)
     sizes: dict[str, Any] = {own: _size(data, name, path) for name, own in SIZES.items()}
+    if sizes["sequence_length"] > MAX_SEQUENCE_LENGTH:
+        raise UserError(
+            f"{path}: max_position_embeddings={sizes['sequence_length']} must be at most "
+            f"{MAX_SEQUENCE_LENGTH}: float32 does not tell later positions apart"
+        )
     heads = _key_value_heads(data, sizes["num_heads"], path)
     _check_widths(data, sizes, path)
     _check_router(data, sizes, path)
@@ -132,9 +149,10 @@ def model_config(data: Any, path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
         "norm_epsilon": _number(data, "rms_norm_eps", DEFAULT_NORM_EPSILON, path),
         "init_std": _number(data, "initializer_range", DEFAULT_INITIALIZER_RANGE, path),
     }
+    order = _router_order(data, sizes, path)
     own_heads = None if heads == sizes["num_heads"] else heads
     try:
-        config = ModelConfig(**sizes, **numbers, num_key_value_heads=own_heads)
+        config = ModelConfig(**sizes, **numbers, num_key_value_heads=own_heads, router_order=order)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return config, _notes(data)
@@ -179,9 +197,26 @@ def _check_router(data: dict[str, Any], sizes: dict[str, int], path: Path) -> No
         )
 
 
+def _router_order(data: dict[str, Any], sizes: dict[str, int], path: Path) -> Any:
+    """Mixtral's, unless an export of ours says the other where it gives the same answer."""
+    order = data.get(ORDER_FIELD, "topk_then_softmax")
+    if order not in get_args(RouterOrder):
+        raise UserError(
+            f"{path}: {ORDER_FIELD}={order!r} must be one of {', '.join(get_args(RouterOrder))}"
+        )
+    if order != "topk_then_softmax" and sizes["top_k"] < sizes["num_experts"]:
+        raise UserError(
+            f"{path}: {ORDER_FIELD}={order!r} is no Mixtral's where num_experts_per_tok="
+            f"{sizes['top_k']} is below num_local_experts={sizes['num_experts']}; {USE_ANOTHER}"
+        )
+    return order
+
+
 def _check_widths(data: dict[str, Any], sizes: dict[str, int], path: Path) -> None:
     width = data.get("head_dim")
-    if width is not None and width * sizes["num_heads"] != sizes["d_model"]:
+    if width is not None and (
+        type(width) is not int or width * sizes["num_heads"] != sizes["d_model"]
+    ):
         raise UserError(
             f"{path}: head_dim={width!r}: heads of another width than hidden_size="
             f"{sizes['d_model']} / num_attention_heads={sizes['num_heads']} cannot be said here; "
@@ -244,9 +279,13 @@ def _number(data: dict[str, Any], name: str, default: float, path: Path) -> floa
     value = data.get(name)
     if value is None:
         return default
-    if type(value) not in (int, float):
-        raise UserError(f"{path}: {name}={value!r} must be a number")
+    if type(value) not in (int, float) or abs(value) > LARGEST_NUMBER or math.isnan(value):
+        raise UserError(f"{path}: {name}={value!r:.40} must be a finite number")
     return float(value)
+
+
+LARGEST_NUMBER = 1e30
+"""What a float32, in which these are computed, still holds."""
 
 
 def _notes(data: dict[str, Any]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ Source: the safetensors format: 8 bytes of header length, JSON header, tensors w
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,9 @@ READ_CODES = ("F32", "BF16", "F16")
 
 HEADER_ALIGNMENT = 8
 """Bytes of the length before the header, and what the header's own length is a multiple of."""
+
+LAYER_NAME = re.compile(r"model\.layers\.(\d{1,9})\.")
+EXPERT_NAME = re.compile(r"(.*\.experts\.)(\d{1,9})(\..+)")
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -89,6 +93,36 @@ class TensorFiles:
     def slice(self, name: str) -> Any:
         """A tensor's place in its file: indexed, it reads that part alone."""
         return self._opened[self._files[name]].get_slice(name)
+
+    def check_layers(self, num_layers: int, config: Path, remedy: str) -> None:
+        """Refuse more layers than the files hold, before anything of that size is made.
+
+        Raises:
+            UserError: `num_hidden_layers` of the file `config` is too large.
+        """
+        numbers = [int(found[1]) for found in map(LAYER_NAME.match, self.names) if found]
+        held = max(numbers, default=-1) + 1
+        if num_layers > held > 0:
+            raise UserError(
+                f"{config}: num_hidden_layers={num_layers}, but {self.path} lacks model.layers.{held} "
+                f"and all after it; {remedy}"
+            )
+
+    def check_experts(self, num_experts: int, config: Path, remedy: str) -> None:
+        """Refuse files that lack a tensor of an expert, where each expert has tensors of its own.
+
+        Raises:
+            UserError: the first that is missing is named.
+        """
+        found = sorted(match.groups() for match in map(EXPERT_NAME.match, self.names) if match)
+        for layer, kind in sorted({(layer, kind) for layer, _, kind in found}):
+            for number in range(num_experts):
+                name = f"{layer}{number}{kind}"
+                if name not in self._files:
+                    raise UserError(
+                        f"{self.path}: lacks {name}, though {config} says {num_experts} experts; "
+                        f"{remedy}"
+                    )
 
     def check(self, shapes: dict[str, tuple[int, ...]], remedy: str) -> None:
         """Refuse other names, shapes or types than expected.

@@ -71,6 +71,8 @@ def import_checkpoint(directory: Path, checkpoint: Path) -> Imported:
     if tokenizer is not None:
         tokenizer.check(config.vocabulary_size)
     with open_tensors(directory) as theirs:
+        theirs.check_layers(config.num_layers, path, REMEDY)
+        theirs.check_experts(config.num_experts, path, REMEDY)
         fused = any(name.endswith(".mlp.experts.gate_up_proj") for name in theirs.names)
         expected = pieces(config, "fused" if fused else "classic")
         if data.get("tie_word_embeddings"):
@@ -119,12 +121,22 @@ def _tie(theirs: TensorFiles, expected: list[Piece]) -> list[Piece]:
 def _ours(
     theirs: TensorFiles, found: list[Piece], shapes: dict[str, tuple[int, ...]]
 ) -> Iterator[Tensor]:
-    """Our tensors in the order of `shapes`, each put together from its pieces."""
+    """Our tensors in the order of `shapes`, each put together from its pieces.
+
+    Raises:
+        UserError: a weight is NaN or infinite.
+    """
     by_name: dict[str, list[Piece]] = {name: [] for name in shapes}
     for piece in found:
         by_name[piece.ours].append(piece)
     for name, shape in shapes.items():
         tensor = torch.empty(shape)
         for piece in by_name[name]:
-            tensor[piece.place] = piece.turn(theirs.slice(piece.theirs)[:].float())
+            part = theirs.slice(piece.theirs)[:].float()
+            if not part.isfinite().all():
+                raise UserError(
+                    f"{theirs.file(piece.theirs)}: {piece.theirs} holds NaN or infinity, and so would "
+                    "every answer; import a checkpoint from before training broke, or copy it again"
+                )
+            tensor[piece.place] = piece.turn(part)
         yield tensor

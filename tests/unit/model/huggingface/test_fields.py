@@ -1,11 +1,12 @@
 """What is written is what is read: fields and our config are two forms of one thing."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from fakes_huggingface import shape
-from isoflop.model.config import ModelConfig
+from isoflop.model.config import ModelConfig, RouterOrder
 from isoflop.model.huggingface.fields import (
     DEFAULT_INITIALIZER_RANGE,
     DEFAULT_KEY_VALUE_HEADS,
@@ -14,6 +15,7 @@ from isoflop.model.huggingface.fields import (
     SIZES,
     mixtral_config_fields,
     model_config,
+    order_fields,
 )
 
 PATH = Path("config.json")
@@ -30,6 +32,15 @@ PATH = Path("config.json")
 def test_fields_read_back_are_the_config(config):
     fields = {"model_type": "mixtral", **mixtral_config_fields(config)}
     assert model_config(fields, PATH) == (config, ())
+
+
+def test_a_dense_model_comes_back_with_its_own_order():
+    """Over all experts both orders give one answer, so a Mixtral may hold either."""
+    for order in get_args(RouterOrder):
+        config = shape(num_experts=4, top_k=4, router_order=order)
+        fields = {"model_type": "mixtral", **mixtral_config_fields(config), **order_fields(config)}
+        assert model_config(fields, PATH)[0] == config
+    assert order_fields(shape()) == {}
 
 
 def test_as_many_key_heads_as_heads_is_one_config():

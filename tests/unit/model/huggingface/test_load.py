@@ -151,8 +151,20 @@ BAD_FIELDS = [
     ({"hidden_size": "32"}, "hidden_size='32' must be a whole number"),
     ({"hidden_size": True}, "hidden_size=True must be a whole number"),
     ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be a whole number of at least 1"),
-    ({"rms_norm_eps": "small"}, "rms_norm_eps='small' must be a number"),
-    ({"rms_norm_eps": 0}, "norm_epsilon must be above 0"),
+    ({"rms_norm_eps": "small"}, "rms_norm_eps='small' must be a finite number"),
+    ({"rms_norm_eps": 0}, "norm_epsilon=0.0 must be above 0"),
+    ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan must be a finite number"),
+    ({"initializer_range": float("inf")}, "initializer_range=inf must be a finite number"),
+    ({"rope_parameters": {"rope_theta": float("inf")}}, "rope_theta=inf must be a finite number"),
+    ({"rope_theta": 10**400}, "rope_theta=1000"),
+    ({"head_dim": {"a": 1}}, "head_dim={'a': 1}: heads of another width"),
+    ({"clip_qkv": 0.1}, "clip_qkv=0.1: queries, keys and values are clipped"),
+    ({"isoflop_router_order": "other"}, "isoflop_router_order='other' must be one of"),
+    ({"isoflop_router_order": "softmax_then_topk"}, "is no Mixtral's where num_experts_per_tok=2"),
+    ({"max_position_embeddings": 10**13}, "max_position_embeddings=10000000000000 must be at most"),
+    # In no time: nothing of that size is made.
+    ({"num_hidden_layers": 10**12}, "num_hidden_layers=1000000000000, but"),
+    ({"num_local_experts": 10**12}, "lacks model.layers.0.block_sparse_moe.experts.4.w1.weight"),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling={'type': 'linear'"),
     ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "only plain rotary positions"),
     ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "only plain rotary positions"),
@@ -163,7 +175,7 @@ BAD_FIELDS = [
     ({"intermediate_size": 60}, "w1.weight has shape (64, 32), its config says (60, 32)"),
     ({"num_local_experts": 3}, "has model.layers.0.block_sparse_moe.experts.3.w1.weight"),
     ({"num_local_experts": 5}, "lacks model.layers.0.block_sparse_moe.experts.4.w1.weight"),
-    ({"num_hidden_layers": 3}, "lacks model.layers.2.block_sparse_moe.experts.0.w1.weight"),
+    ({"num_hidden_layers": 3}, "index.json lacks model.layers.2 and all after it"),
     ({"num_key_value_heads": 2}, "self_attn.k_proj.weight has shape (32, 32), its config says (16"),
 ]
 
@@ -246,6 +258,15 @@ def eight_bits(folder: Path) -> None:
     edit_weights(folder / "model.safetensors", lambda t: t.update({name: t[name].to(torch.int8)}))
 
 
+def not_finite(value: float):
+    """One weight of a matrix in the second shard."""
+
+    def change(folder: Path) -> None:
+        edit_weights(folder / SECOND, lambda t: t["model.norm.weight"][3:4].fill_(value))
+
+    return change
+
+
 def pickled(folder: Path) -> None:
     for name in (FIRST, SECOND, INDEX):
         (folder / name).unlink()
@@ -296,6 +317,8 @@ BAD_FILES = [
     (attention_bias, "has model.layers.0.self_attn.q_proj.bias"),
     (half_fused, "lacks model.layers.0.mlp.experts.down_proj"),
     (eight_bits, "model.norm.weight is of type I8; only F32, BF16, F16 are read"),
+    (not_finite(float("nan")), f"{SECOND}: model.norm.weight holds NaN or infinity"),
+    (not_finite(float("-inf")), f"{SECOND}: model.norm.weight holds NaN or infinity"),
     (pickled, "holds pytorch_model.bin but no safetensors; pickled weights can run code"),
     (lambda folder: [file.unlink() for file in folder.glob("model*")], "neither model.safetensors"),
     (text_in("tokenizer.json", "{}"), "tokenizer.json: not a tokenizer.json"),
