@@ -59,8 +59,9 @@ def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Where every run of a study stands: done, failed, training, and its job."""
+    from isoflop.megatron.status import with_megatron
     from isoflop.sweep.status import status_text, study_status
 
-    rows = study_status(path)
+    rows = with_megatron(path, study_status(path))
     values = [dataclasses.asdict(row) for row in rows]
     typer.echo(json.dumps(values, indent=2) if as_json else status_text(rows))

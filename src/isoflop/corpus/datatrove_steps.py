@@ -287,7 +287,7 @@ def slurm_executor(
 def ray_executor(
     pipeline: list[PipelineStep], *, tasks: int, logging: Path, **options: Any
 ) -> RayPipelineExecutor:
-    """Tasks on a Ray cluster that runs already. Built and checked; not run.
+    """Tasks on a Ray cluster that runs already. Run on one node, see `docs/reference.md`.
 
     Args:
         options: of datatrove's RayPipelineExecutor, e.g. workers, mem_per_cpu_gb.

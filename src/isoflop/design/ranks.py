@@ -243,8 +243,10 @@ def _together(model: ModelConfig, layout: Layout, step: RankStep) -> float:
         return 0.0
     tokens = step.micro_batch_sequences * step.sequence_length
     stream = tokens * model.d_model * COMPUTE_BYTES[step.precision]
+    # Recomputing a layer ends at the last tensor that its backward pass needs, before its last sum.
     again = step.micro_batches if step.recompute == "layers" else 0
-    forward = (step.micro_batches + step.counting_passes + again) * 2 * model.num_layers * stream
+    sums = 2 * (step.micro_batches + step.counting_passes) + again
+    forward = sums * model.num_layers * stream
     chosen = tokens * model.top_k * FLOAT32_BYTES
     backward = model.num_layers * (2 * stream + chosen) + stream
     loss = LOSS_NUMBERS * tokens * FLOAT32_BYTES

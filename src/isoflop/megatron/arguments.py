@@ -22,6 +22,10 @@ BALANCING = {"micro": "aux_loss", "sequence": "seq_aux_loss", "global": "global_
 EVALUATION_ITERATIONS = 10
 """Batches of one validation, as in the released scripts."""
 
+SEED_OF_ZERO = 2**31 - 1
+"""What Megatron-LM, whose seeds are above 0, is given for our seed 0. All other seeds are themselves,
+so that the released scripts' 1234 is 1234, and are below it, so that no two become one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MegatronData:
@@ -76,11 +80,13 @@ def expert_arguments(model: ModelConfig, train: TrainConfig) -> Arguments:
         "--moe-router-load-balancing-type": (BALANCING[train.balance_scope],),
         "--moe-aux-loss-coeff": (_number(train.balance_coefficient),),
         "--moe-z-loss-coeff": (_number(train.z_coefficient),),
-        "--moe-grouped-gemm": (),
         "--moe-token-dispatcher-type": ("alltoall",),
         "--overlap-param-gather": (),
         "--overlap-grad-reduce": (),
     }
+    if train.precision == "bfloat16":
+        # Megatron-LM of older cores refuses grouped products in another precision.
+        arguments["--moe-grouped-gemm"] = ()
     if model.router_order == "softmax_then_topk":
         arguments["--moe-router-pre-softmax"] = ()
     return arguments
@@ -104,7 +110,6 @@ def training_arguments(train: TrainConfig, layout: MegatronLayout) -> Arguments:
         "--adam-beta1": (_number(train.beta1),),
         "--adam-beta2": (_number(train.beta2),),
         "--adam-eps": (_number(train.epsilon),),
-        "--use-flash-attn": (),
         "--transformer-impl": ("transformer_engine",),
         "--attention-softmax-in-fp32": (),
         "--accumulate-allreduce-grads-in-fp32": (),
@@ -113,8 +118,7 @@ def training_arguments(train: TrainConfig, layout: MegatronLayout) -> Arguments:
     }
     if train.precision == "bfloat16":
         arguments["--bf16"] = ()
-    if train.reset_attention:
-        arguments["--reset-attention-mask"] = ()
+        arguments["--use-flash-attn"] = ()
     if train.recompute == "layers":
         arguments["--recompute-granularity"] = ("full",)
         arguments["--recompute-method"] = ("uniform",)
@@ -140,9 +144,9 @@ def data_arguments(model: ModelConfig, data: MegatronData) -> Arguments:
     if data.tokenizer_model is not None:
         arguments["--tokenizer-model"] = (data.tokenizer_model,)
     else:
-        # NullTokenizer adds its end of text to these; then nothing is left to pad.
+        # NullTokenizer adds its end of text to these, in core 0.19 no more; both are padded to ours.
         arguments["--vocab-size"] = (str(model.vocabulary_size - 1),)
-        arguments["--make-vocab-size-divisible-by"] = ("1",)
+        arguments["--make-vocab-size-divisible-by"] = (str(model.vocabulary_size),)
     if data.validation is None:
         arguments["--data-path"] = _blend(data.train)
         arguments["--split"] = (data.split,)
@@ -189,6 +193,12 @@ def megatron_arguments(
         UserError: what Megatron-LM cannot do, or would refuse.
     """
     layout.check(model, train.batch_sequences, cell)
+    if train.reset_attention:
+        # The shards' end of text is not NullTokenizer's, and causal kernels read no mask.
+        raise UserError(
+            f"{cell}: reset_attention=True is not what Megatron-LM's --reset-attention-mask does "
+            "with these shards and attention kernels; set train.reset_attention=False"
+        )
     return {
         **model_arguments(model, train.sequence_length),
         **expert_arguments(model, train),
@@ -196,13 +206,19 @@ def megatron_arguments(
         **training_arguments(train, layout),
         **parallel_arguments(layout),
         **logging_arguments(train, checkpoints, save_steps),
-        "--seed": (str(seed),),
+        "--seed": (str(_seed(seed)),),
     }
 
 
 def to_words(arguments: Arguments) -> list[str]:
     """The arguments as the words of a command."""
     return [word for name, values in arguments.items() for word in (name, *values)]
+
+
+def _seed(seed: int) -> int:
+    if seed >= SEED_OF_ZERO:
+        raise UserError(f"seed {seed} must be below {SEED_OF_ZERO} for Megatron-LM")
+    return seed or SEED_OF_ZERO
 
 
 def _blend(weights: Mapping[str, float]) -> tuple[str, ...]:

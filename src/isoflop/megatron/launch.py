@@ -4,9 +4,9 @@
     <folder>/megatron-<digest>/logs/<run>.log        all that the run printed, attempts in order
     <folder>/megatron-<digest>/rows/<run>/           steps.jsonl, losses.jsonl, set-aside.jsonl
 
-A run is done when its log has its last step. Called again, the others are started again, and
-Megatron-LM goes on from its own checkpoint. The digest covers runs and layouts: a changed study
-never reads another's logs.
+A run is done when its log has its last step, or its last checkpoint is of that step. Called again, the
+others are started again, and Megatron-LM goes on from its own checkpoint. The digest covers runs and
+layouts: a changed study never reads another's logs.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from pathlib import Path
 from isoflop.config import UserError
 from isoflop.folders import locked
 from isoflop.megatron.export import LayoutOf, export_megatron
-from isoflop.megatron.log import MegatronLog, read_log
+from isoflop.megatron.log import MegatronLog
+from isoflop.megatron.status import read_progress, remember_log
 from isoflop.records import CellState, write_rows
 from isoflop.sweep.config import Experiment
 from isoflop.sweep.ledger import clear_failure, record_failure
@@ -74,7 +75,8 @@ def run_megatron(
         folder = root / f"megatron-{_digest(study, launch)}"
         if not folder.exists():
             export_megatron(root, folder, launch.layout_of, save_steps=launch.save_steps)
-        return [_finish(root, folder, run, launch, say) for run in study.runs]
+        num_steps = study.experiment.train.num_steps
+        return [_finish(root, folder, run, num_steps, launch, say) for run in study.runs]
 
 
 def _digest(study: StudyMap, launch: MegatronLaunch) -> str:
@@ -84,29 +86,32 @@ def _digest(study: StudyMap, launch: MegatronLaunch) -> str:
 
 
 def _finish(
-    root: Path, folder: Path, run: PlannedRun, launch: MegatronLaunch, say: Callable[[str], None]
+    root: Path,
+    folder: Path,
+    run: PlannedRun,
+    num_steps: int,
+    launch: MegatronLaunch,
+    say: Callable[[str], None],
 ) -> CellState:
     log = folder / "logs" / f"{run.name}.log"
     reason = None
-    if not (log.exists() and _done(log)):
+    if not (log.exists() and read_progress(log).step >= num_steps):
         clear_failure(root, run)
+        remember_log(root, run, log)
         say(f"{run.name}: started; its output goes to {log}")
         status = _start(launch.words((folder / f"{run.name}.sh").resolve()), log, launch.checkout)
-        reason = _reason(log, status)
+        reason = _reason(log, status, num_steps)
+    found = read_progress(log).log
     if reason is None:
-        write_log_rows(read_log(log), folder / "rows" / run.name)
+        write_log_rows(found, folder / "rows" / run.name)
+        clear_failure(root, run)
+        remember_log(root, run, log)
     else:
         record_failure(root, run, reason)
     state = "done" if reason is None else "failed"
-    say(f"{run.name}: {state}" + (f": {reason}" if reason else ""))
+    lost = f"; {len(found.set_aside)} damaged lines in {log}" if found.set_aside else ""
+    say(f"{run.name}: {state}" + (f": {reason}" if reason else lost))
     return CellState(cell=run.cell, seed=run.seed, run=run.name, state=state, reason=reason)
-
-
-def _done(log: Path) -> bool:
-    try:
-        return read_log(log).done
-    except UserError:
-        return False  # It ended before its first step.
 
 
 def _start(words: Sequence[str], log: Path, checkout: Path | None) -> int:
@@ -136,20 +141,17 @@ def _start(words: Sequence[str], log: Path, checkout: Path | None) -> int:
                 process.wait()
 
 
-def _reason(log: Path, status: int) -> str | None:
-    """Why a run is not done; None if it is."""
-    if status == 0 and _done(log):
+def _reason(log: Path, status: int, num_steps: int) -> str | None:
+    """Why a run is not done, and what to do; None if it is."""
+    found = read_progress(log)
+    if status == 0 and found.step >= num_steps:
         return None
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    try:
-        steps = read_log(log).steps
-    except UserError:
-        steps = []
-    where = f"after step {steps[-1].step} of {steps[-1].num_steps}" if steps else "before any step"
+    where = f"after step {found.step} of {num_steps}" if found.step else "before any step"
     ended = f"signal {-status}" if status < 0 else f"exit status {status}"
-    return (
-        f"ended {where} with {ended}: {lines[-1].strip() if lines else 'nothing printed'} ({log})"
-    )
+    last = lines[-1].strip() if lines else "nothing printed"
+    remedy = "; run again to go on from its last checkpoint" if status == 0 else ""
+    return f"ended {where} with {ended}: {last} ({log}){remedy}"
 
 
 def write_log_rows(log: MegatronLog, folder: Path) -> None:

@@ -69,11 +69,8 @@ class MegatronLog:
     steps: list[MegatronStepRow]
     losses: list[MegatronLossRow]
     set_aside: list[SetAside]
-
-    @property
-    def done(self) -> bool:
-        """Whether the last step of the run was printed."""
-        return bool(self.steps) and self.steps[-1].step >= self.steps[-1].num_steps
+    reached: int = 0
+    """Number of the last training line's step, also where the rest of the line was set aside."""
 
 
 def read_log(path: Path) -> MegatronLog:
@@ -106,6 +103,7 @@ def parse_log(lines: Iterable[str], where: str) -> MegatronLog:
     steps: dict[int, MegatronStepRow] = {}
     losses: dict[tuple[int, str], MegatronLossRow] = {}
     set_aside = []
+    reached = 0
     for number, line in enumerate(lines, start=1):
         training, validation = TRAINING.search(line), VALIDATION.search(line)
         try:
@@ -114,6 +112,8 @@ def parse_log(lines: Iterable[str], where: str) -> MegatronLog:
                 loss = _required(_numbers(rest), "lm loss value")
                 losses[step, split] = MegatronLossRow(step=step, split=split, loss=loss)
             elif training:
+                if 1 <= int(training[1]) <= int(training[2]):
+                    reached = int(training[1])
                 row = _step_row(int(training[1]), int(training[2]), _numbers(training[3]))
                 # From here on it was trained again.
                 steps = {step: kept for step, kept in steps.items() if step < row.step}
@@ -122,7 +122,7 @@ def parse_log(lines: Iterable[str], where: str) -> MegatronLog:
             place = f"{where}:{number}"
             set_aside.append(SetAside(where=place, reason="unreadable line", detail=str(error)))
     in_order = [steps[step] for step in sorted(steps)]
-    return MegatronLog(in_order, [losses[key] for key in sorted(losses)], set_aside)
+    return MegatronLog(in_order, [losses[key] for key in sorted(losses)], set_aside, reached)
 
 
 def _numbers(text: str) -> dict[str, float]:

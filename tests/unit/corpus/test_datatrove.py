@@ -118,3 +118,23 @@ def test_cluster_executors_are_built_as_asked(tmp_path):
     assert slurm.world_size == 500
     ray = datatrove_steps.ray_executor(pipeline, tasks=7, logging=tmp_path / "log", workers=3)
     assert (ray.world_size, ray.workers, ray.mem_per_cpu_gb) == (7, 3, 6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_ray_executor_gives_the_default_runners_rows(tmp_path):
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install ray")
+    texts = [GOOD_CODE.replace("double", f"double{n}") if n % 3 else "print 1" for n in range(20)]
+    source = CorpusInput(path=str(write_jsonl(tmp_path / "a.jsonl", [*texts, ""], path="a.py")))
+    filter_corpus(source, tmp_path / "default", CHEAP, num_workers=1)
+    pipeline = datatrove_steps.filter_pipeline(source, tmp_path / "ranks", CHEAP)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        datatrove_steps.ray_executor(
+            pipeline, tasks=3, logging=tmp_path / "log", mem_per_cpu_gb=0.5
+        ).run()
+    finally:
+        ray.shutdown()
+    for side in (kept_rows, rejected_rows):
+        assert ranks_rows(tmp_path / "ranks", side) == list(side(tmp_path / "default"))
+    done = sorted(path.name for path in (tmp_path / "log" / "completions").iterdir())
+    assert done == ["00000", "00001", "00002"]

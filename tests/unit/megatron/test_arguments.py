@@ -1,16 +1,22 @@
 """The launch command has the values of the scripts released with the optimal-sparsity study."""
 
-import importlib.util
+import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import fakes_megatron
 from isoflop.config import UserError
+from isoflop.experiments.demo import demo
 from isoflop.experiments.paper import CORPUS_WEIGHTS, paper
-from isoflop.megatron.arguments import MegatronData, megatron_arguments, to_words
+from isoflop.megatron.arguments import Arguments, MegatronData, megatron_arguments, to_words
 from isoflop.megatron.layout import MegatronLayout, choose_layout, gpu_bytes
+from isoflop.model.config import ModelConfig
+from isoflop.train.config import TrainConfig
 
 # Read from the five scripts: nodes of 8 GPUs, pipeline, expert parallel, micro-batch; then width,
 # hidden width, heads, E, k. Everything else is the same in all five.
@@ -159,6 +165,53 @@ def test_other_recipes_have_other_arguments():
     assert not {"--bf16", "--split", "--data-path"} & set(found)
 
 
+def arguments_for(train: TrainConfig, *, model: ModelConfig | None = None, seed: int = 1):
+    """Of a study without a tokenizer's file, on two GPUs."""
+    return megatron_arguments(
+        model or paper().cells[0].model,
+        train,
+        MegatronLayout(nodes=1, gpus_per_node=2),
+        MegatronData(train={"a": 1.0}, validation={"b": 1.0}),
+        seed=seed,
+        checkpoints="c",
+    )
+
+
+def test_every_seed_is_one_that_megatron_takes_and_no_two_are_one():
+    train = paper().train
+    found = [int(arguments_for(train, seed=seed)["--seed"][0]) for seed in (0, 1, 2, 1234)]
+    # Its _set_random_seed refuses 0; NumPy, which it seeds with the pipeline's rank added, 2^32.
+    assert all(0 < seed < 2**31 for seed in found)
+    assert len(set(found)) == 4
+    assert found[3] == 1234
+    with pytest.raises(UserError, match="seed 2147483647 must be below 2147483647"):
+        arguments_for(train, seed=2**31 - 1)
+
+
+@pytest.mark.parametrize(("precision", "there"), [("bfloat16", True), ("float32", False)])
+def test_what_needs_16_bits_is_not_asked_of_float32(precision, there):
+    found = arguments_for(replace(paper().train, precision=precision))
+    for name in ("--bf16", "--moe-grouped-gemm", "--use-flash-attn"):
+        assert (name in found) == there, name
+
+
+def test_the_vocabulary_is_ours_whether_or_not_the_tokenizer_adds_its_end_of_text():
+    model = paper().cells[0].model
+    found = arguments_for(paper().train, model=model)
+    given, multiple = (
+        int(found[name][0]) for name in ("--vocab-size", "--make-vocab-size-divisible-by")
+    )
+    # NullTokenizer of core 0.16 and of core 0.19.
+    for size in (given + 1, given):
+        assert multiple * -(-size // multiple) == model.vocabulary_size
+
+
+def test_attention_within_documents_is_refused():
+    train = replace(paper().train, reset_attention=True)
+    with pytest.raises(UserError, match=r"reset_attention=True is not what .* set train.reset"):
+        arguments_for(train)
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -205,25 +258,41 @@ def test_a_layout_is_chosen_that_fits():
         )
 
 
-PARSE = """
-import sys
-from megatron.training.arguments import add_megatron_arguments
-import argparse
-parser = add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False))
-given = parser.parse_args(sys.argv[1:])
-print(given.num_experts, given.moe_router_topk, given.train_iters, given.min_lr)
-"""
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("megatron") is None
-    or importlib.util.find_spec("megatron.training") is None,
-    reason="Megatron-LM's argument parser is in megatron-core 0.17 and later, for Python 3.12",
+RECEIVED = os.environ.get("MEGATRON_CORE")
+"""A folder with megatron-core 0.17 or later, for any Python; its wheels are for Python 3.12 and later."""
+needs_parser = pytest.mark.skipif(
+    RECEIVED is None,
+    reason="needs Megatron-LM's parser: pip download --no-deps --python-version 3.12 "
+    "--only-binary=:all: megatron-core==0.19.2, unzip the wheel, and set MEGATRON_CORE=its folder",
 )
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_megatrons_own_parser_takes_every_argument(name):
-    command = [sys.executable, "-W", "ignore", "-c", PARSE, *to_words(arguments_of(name))]
-    done = subprocess.run(command, capture_output=True, text=True)
+
+
+def understood(arguments: Arguments, gpus: int) -> dict:
+    """What Megatron-LM's own parser and validation make of the arguments."""
+    program = str(Path(fakes_megatron.__file__))
+    command = [sys.executable, "-W", "ignore", program, str(gpus), *to_words(arguments)]
+    environment = {**os.environ, "PYTHONPATH": RECEIVED or ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@needs_parser
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_megatrons_own_parser_and_validation_take_every_argument(name):
+    found = understood(arguments_of(name), gpus=8 * SCRIPTS[name][0][0])
     (*_, experts, top_k) = SCRIPTS[name][1]
-    assert done.stdout.split()[-4:] == [str(experts), str(top_k), "29803", "4e-05"]
+    assert (found["num_experts"], found["moe_router_topk"]) == (experts, top_k)
+    assert (found["train_iters"], found["min_lr"], found["seed"]) == (29_803, 4e-5, 1234)
+    assert found["bf16"]
+    assert found["moe_grouped_gemm"]
+
+
+@needs_parser
+def test_megatrons_own_validation_takes_the_default_recipe():
+    experiment = demo()
+    model = experiment.cells[0].model
+    found = understood(arguments_for(experiment.train, model=model, seed=0), gpus=2)
+    assert found["seed"] > 0
+    assert not found["bf16"]
+    assert found["padded_vocab_size"] == model.vocabulary_size

@@ -13,8 +13,10 @@ from isoflop.folders import locked
 from isoflop.megatron.launch import MegatronLaunch, run_megatron
 from isoflop.megatron.layout import MegatronLayout
 from isoflop.megatron.log import MegatronStepRow
+from isoflop.megatron.status import with_megatron
 from isoflop.records import read_rows
 from isoflop.sweep.status import study_status
+from isoflop.sweep.study import map_study, write_study_map
 
 TRAINER = """
 import sys
@@ -71,6 +73,67 @@ def test_a_failed_run_is_told_and_goes_on(launch, tmp_path):
     assert rows[-1].train_loss == 5.0
     assert (folder / "logs" / "E4-k2-s0.log").read_text().count("/      20") == 15 + 7
     assert study_status(root)[1].reason is None
+
+
+def states(root: Path) -> list[tuple[str, int]]:
+    return [(row.state, row.step) for row in with_megatron(root, study_status(root))]
+
+
+def test_status_follows_the_logs(launch, tmp_path):
+    experiment, root = tiny_experiment(tmp_path), tmp_path / "runs" / "tiny"
+    run_megatron(experiment, root, launch, lambda _: None)
+    assert states(root) == [("done", 20), ("failed", 15)]
+    run_megatron(experiment, root, launch, lambda _: None)
+    assert states(root) == [("done", 20), ("done", 20)]
+    # In the middle of a run.
+    (folder,) = root.glob("megatron-*")
+    log = folder / "logs" / "E2-k2-s0.log"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:9]))
+    assert states(root)[0] == ("training", 9)
+    # Longer runs are others.
+    train = replace(experiment.train, train_tokens=2 * experiment.train.train_tokens)
+    longer = replace(experiment, train=train)
+    write_study_map(map_study(longer), root)
+    assert states(root) == [("waiting", 0), ("waiting", 0)]
+
+
+DAMAGED = {
+    "cut short": ("iteration       20/      20 | consumed samples:   160 | lm l\n", None),
+    "not finite": ("iteration       20/      20 | lm loss: nan |\n", None),
+    "not a step any more": ("iteration       2NCCL INFO rank 1 | lm loss: 5.0E+00 |\n", "20"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_last_line_does_not_undo_a_finished_run(launch, tmp_path, damage):
+    experiment, root = tiny_experiment(tmp_path), tmp_path / "runs" / "tiny"
+    one = replace(experiment, cells=experiment.cells[:1])
+    run_megatron(one, root, launch, lambda _: None)
+    (folder,) = root.glob("megatron-*")
+    log, (last, saved) = folder / "logs" / "E2-k2-s0.log", DAMAGED[damage]
+    log.write_text("".join([*log.read_text().splitlines(keepends=True)[:19], last]))
+    if saved:
+        told = folder / "checkpoints" / "E2-k2-s0" / "latest_checkpointed_iteration.txt"
+        told.parent.mkdir(parents=True)
+        told.write_text(saved)
+    before = log.read_bytes()
+    (state,) = run_megatron(one, root, launch, lambda _: None)
+    assert (state.state, log.read_bytes()) == ("done", before)
+    assert states(root) == [("done", 20)]
+    # What could not be read is not made up.
+    rows = list(read_rows(folder / "rows" / "E2-k2-s0" / "steps.jsonl", MegatronStepRow))
+    assert rows[-1].step == 19
+
+
+def test_a_run_that_ends_early_without_an_error_is_not_done(launch, tmp_path):
+    experiment, root = tiny_experiment(tmp_path), tmp_path / "runs" / "tiny"
+    one = replace(experiment, cells=experiment.cells[:1])
+    said = "iteration 19/ 20 | lm loss: 5.0E+00 |"
+    early = replace(launch, command=f"echo '{said}' {{script}}")
+    (state,) = run_megatron(one, root, early, lambda _: None)
+    assert state.state == "failed"
+    assert "run again to go on from its last checkpoint" in str(state.reason)
 
 
 def test_another_study_does_not_read_these_logs(launch, tmp_path):

@@ -36,7 +36,7 @@ def test_validation_and_other_lines():
         " test loss at iteration 250 on test set | lm loss value: 3.2E+00 | lm loss PPL: 2.4E+01 | ",
     ]
     log = parse_log(lines, "log")
-    assert log.done
+    assert log.reached == log.steps[-1].num_steps
     assert [(one.step, one.split, one.loss) for one in log.losses] == [
         (250, "test", 3.2),
         (250, "validation", 3.1),
@@ -52,7 +52,7 @@ def test_a_run_started_again_replaces_what_it_trained_twice():
     # Killed again just after: what was to come is not known.
     again = parse_log([*lines[:3], line(20, "21.0")], "log")
     assert [row.step for row in again.steps] == [10, 20]
-    assert not again.done
+    assert again.reached < again.steps[-1].num_steps
 
 
 @pytest.mark.parametrize(

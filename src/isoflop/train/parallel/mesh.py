@@ -77,6 +77,12 @@ class OverRanks(Ranks):
         dist.broadcast(told, src=0)
         return bool(told.item())
 
+    def together(self, own: dict[str, str]) -> dict[str, str]:
+        """What every rank has, in one; a few short words each."""
+        found: list[dict[str, str]] = [{} for _ in range(self.layout.ranks)]
+        dist.all_gather_object(found, own)
+        return {name: value for one in found for name, value in sorted(one.items())}
+
     def wait(self) -> None:
         """Until all ranks are here."""
         self.agree(True)

@@ -2,14 +2,16 @@
 
     <folder>/resume-ranks/step-00000100/
         __0_0.distcp, .metadata   PyTorch distributed checkpoint: each rank wrote its own part
-        state.json                written last: step, run's digest, layout, bytes of every file
+        state.json                written last: step, run's digest, layout, every file's length and checksum
 
 The newest whole state counts; what a kill left unfinished is deleted at the next save. The rows
 are treated as in `isoflop.train.state`, by rank 0.
 """
 
+import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
-from isoflop.config import UserError
+from isoflop.config import UserError, from_dict, to_dict
 from isoflop.model.checkpoint import STEP_PREFIX
 from isoflop.records import flush_to_disk, read_json, write_text
 from isoflop.train.parallel.fused import read_across
@@ -34,6 +36,21 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 CUT_SHORT = "unexpected pos"
 """In what PyTorch says of a write that ended early; it does not say why."""
 REMEDY = "delete it to go on from the state before it, or from the start"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateManifest:
+    """What `state.json` says of the state beside it."""
+
+    step: int
+    run: str
+    """Digest of the run."""
+    layout: str
+    """That wrote it; any other can read it."""
+    files: dict[str, int]
+    """Bytes of every file."""
+    sha256: dict[str, str] | None = None
+    """Checksum of every file. None: written before there were any, and not checked."""
 
 
 def save_ranks_state(
@@ -49,7 +66,7 @@ def save_ranks_state(
     Raises:
         UserError: a rank could not write; which one, and why.
     """
-    place = folder / RANKS_STATE / f"{STEP_PREFIX}{step:08d}"
+    place = folder / RANKS_STATE / _name(step)
     if ranks.rank == 0:
         # Rows first: after a power cut a state must not be later than its rows.
         for name in ROW_FILES:
@@ -62,14 +79,17 @@ def save_ranks_state(
         state_dict_saver.save(_tensors(gradients, optimizer), checkpoint_id=place)
     except CheckpointException as error:
         raise _told(error, place, "written; free space and run again") from None
+    # Each rank of its own files, which are still in its memory.
+    checksums = ranks.together({file.name: _sha256(file) for file in _written(place, ranks.rank)})
     if ranks.rank == 0:
-        manifest = {
-            "step": step,
-            "run": run_digest,
-            "layout": ranks.layout.text(),
-            "files": {file.name: file.stat().st_size for file in sorted(place.iterdir())},
-        }
-        write_text(place / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        manifest = StateManifest(
+            step=step,
+            run=run_digest,
+            layout=ranks.layout.text(),
+            files={file.name: file.stat().st_size for file in _files(place)},
+            sha256=checksums,
+        )
+        write_text(place / MANIFEST, json.dumps(to_dict(manifest), indent=2) + "\n")
         for earlier in _states(folder, whole=True):
             if earlier != place:
                 shutil.rmtree(earlier)
@@ -85,8 +105,8 @@ def load_ranks_state(
     """Go back to the newest whole state, whatever layout wrote it; its step, 0 for a fresh run.
 
     Raises:
-        UserError: a state of another run, one of whose files is missing or cut short, or one
-            that a process alone left.
+        UserError: a state of another run, one of whose files is missing, cut short or changed, or
+            one that a process alone left.
     """
     if (folder / STATE_FILE).exists():
         raise UserError(
@@ -94,7 +114,12 @@ def load_ranks_state(
             "delete the file to begin again"
         )
     states = _states(folder, whole=True)
-    step = _read(states[-1], gradients, optimizer, run_digest) if states else 0
+    step = 0
+    if states:
+        step = _checked(states[-1], ranks, run_digest)
+        # A rank that finds damage ends the others here, before they read it.
+        ranks.wait()
+        _read(states[-1], step, gradients, optimizer)
     # No rank may look for the newest state while rank 0 writes.
     ranks.wait()
     if ranks.rank == 0:
@@ -103,21 +128,56 @@ def load_ranks_state(
     return step
 
 
-def _read(
-    place: Path, gradients: ShardedGradients, optimizer: torch.optim.Optimizer, run_digest: str
-) -> int:
-    manifest = read_json(place / MANIFEST, missing="no state here", remedy=REMEDY)
-    if manifest.get("run") != run_digest:
+def _checked(place: Path, ranks: OverRanks, run_digest: str) -> int:
+    """The step of a state whose files are as they were written; each rank reads a share of them."""
+    data = read_json(place / MANIFEST, missing="no state here", remedy=REMEDY)
+    try:
+        manifest = from_dict(StateManifest, data, str(place / MANIFEST))
+    except UserError as error:
+        raise UserError(f"{error}; {REMEDY}") from None
+    if manifest.run != run_digest:
         raise UserError(
-            f"{place}: state of run {manifest.get('run')}, expected {run_digest}; delete it to "
+            f"{place}: state of run {manifest.run}, expected {run_digest}; delete it to "
             "train from the start"
         )
-    for name, num_bytes in manifest["files"].items():
+    if place.name != _name(manifest.step):
+        raise UserError(f"{place / MANIFEST}: step={manifest.step} is not the folder's; {REMEDY}")
+    for name, num_bytes in manifest.files.items():
         found = (place / name).stat().st_size if (place / name).exists() else None
         if found != num_bytes:
             what = "is missing" if found is None else f"has {found} bytes instead of {num_bytes}"
             raise UserError(f"{place / name}: {what}; the state is damaged: {REMEDY}")
-    step = int(manifest["step"])
+    share = sorted(manifest.files)[ranks.rank :: ranks.layout.ranks]
+    for name in share if manifest.sha256 is not None else ():
+        if _sha256(place / name) != (manifest.sha256 or {}).get(name):
+            raise UserError(
+                f"{place / name}: is not as it was written; the state is damaged: {REMEDY}"
+            )
+    return manifest.step
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(file for file in place.iterdir() if file.name != MANIFEST)
+
+
+def _written(place: Path, rank: int) -> list[Path]:
+    """The files of a new state that a rank wrote; what belongs to no rank is of rank 0."""
+    own = [file for file in _files(place) if file.name.startswith(f"__{rank}_")]
+    return own + [file for file in _files(place) if rank == 0 and not file.name.startswith("__")]
+
+
+def _name(step: int) -> str:
+    return f"{STEP_PREFIX}{step:08d}"
+
+
+def _read(
+    place: Path, step: int, gradients: ShardedGradients, optimizer: torch.optim.Optimizer
+) -> None:
     make_moments(gradients, optimizer, step)
     tensors = _tensors(gradients, optimizer)
     saved = FileSystemReader(place).read_metadata().state_dict_metadata
@@ -133,7 +193,6 @@ def _read(
         )
     except CheckpointException as error:
         raise _told(error, place, f"read; {REMEDY}") from None
-    return step
 
 
 def make_moments(

@@ -53,7 +53,14 @@ CASES = {
     "data parallel with tensor parallel": Layout(ranks=4, tensor_parallel=2),
     "sharded tensor parallel, micro-batches, short": Layout(ranks=4, shard=2, tensor_parallel=2),
     "micro-batches, short": Layout(ranks=2, shard=2, expert_parallel=2),
+    "recomputed tensor parallel, short": Layout(ranks=2, tensor_parallel=2),
+    "recomputed experts spread, micro-batches, short": Layout(ranks=2, shard=2, expert_parallel=2),
+    "clipped experts spread, short": Layout(ranks=2, expert_parallel=2),
+    "clipped data with tensor parallel, short": Layout(ranks=4, tensor_parallel=2),
 }
+CLIPPED = {"max_gradient_norm": 0.05, "epsilon": 1e-2}
+"""Every step is clipped, to less than the smallest norm; and AdamW hears it: beside a small epsilon a
+factor that all gradients share would change nothing."""
 SHORT_STEPS = 8
 """For layouts that differ from those above in their meshes alone."""
 
@@ -62,25 +69,33 @@ def steps_of(name: str) -> int:
     return SHORT_STEPS if "short" in name else STEPS
 
 
+def changes_of(name: str) -> dict[str, object]:
+    """Of the recipe; without "micro-batches" each rank computes its part of the batch at once."""
+    micro = {"micro_batch_sequences": 2} if "micro" in name else {}
+    recompute = {"recompute": "layers"} if "recomputed" in name else {}
+    return micro | recompute | (CLIPPED if "clipped" in name else {})
+
+
 def baseline(name: str) -> str:
     """The run of one process that this case must equal."""
-    return "one process, short" if "short" in name else "one process"
+    of = {"clipped": "one process, clipped, short", "short": "one process, short"}
+    return next((one for word, one in of.items() if word in name), "one process")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> dict[str, Path]:
     """The folder of each case's run, and of the runs of one process."""
     root = tmp_path_factory.mktemp("layouts")
-    names = ["one process", "one process, short", *CASES]
+    alone = sorted({baseline(name) for name in CASES})
+    names = [*alone, *CASES]
     folders = {name: root / str(number) for number, name in enumerate(names)}
     runs = {}
     for name, folder in folders.items():
         folder.mkdir()
-        changes = {"micro_batch_sequences": 2} if "micro" in name else {}
-        runs[name] = tiny_run(root, train_for(steps_of(name), **changes), MODEL)
+        runs[name] = tiny_run(root, train_for(steps_of(name), **changes_of(name)), MODEL)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    for name in names[:2]:
+    for name in alone:
         train_run(runs[name], folders[name], lambda *_: None)
     torch.set_num_threads(before)
     for ranks in (1, 2, 4):
@@ -100,6 +115,8 @@ def rows(folder: Path) -> list[StepRow]:
 @pytest.mark.parametrize("name", CASES)
 def test_the_loss_curve_is_that_of_one_process(trained, name):
     wanted, found = rows(trained[baseline(name)]), rows(trained[name])
+    if "clipped" in name:
+        assert min(row.gradient_norm for row in wanted) > 4 * CLIPPED["max_gradient_norm"]
     assert [row.step for row in found] == list(range(1, steps_of(name) + 1))
     if steps_of(name) == STEPS:
         assert wanted[0].train_loss - wanted[-1].train_loss > 1, "nothing was learned"
@@ -146,13 +163,14 @@ def counted(folder: Path, layout: Layout) -> list[dict]:
 
 
 def rank_step(name: str, layout: Layout) -> RankStep:
-    train = train_for(STEPS)
+    train = train_for(STEPS, **changes_of(name))
     own = train.batch_sequences // layout.data_parallel
-    micro = 2 if "micro" in name else own
+    micro = train.micro_batch_sequences if "micro" in name else own
     return RankStep(
         sequence_length=train.sequence_length,
         micro_batch_sequences=micro,
         micro_batches=own // micro,
+        recompute=train.recompute,
     )
 
 

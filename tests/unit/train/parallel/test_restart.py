@@ -123,25 +123,79 @@ def test_a_state_in_parts_is_read_whole_and_a_whole_one_in_parts(run, whole, sto
     assert losses(again) == pytest.approx(losses(whole), abs=2e-5)
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn", "of another run"])
+def flipped(path: Path) -> None:
+    """64 bytes in the middle of a file, as a sick disk leaves them."""
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(255 - one for one in data[middle : middle + 64])
+    path.write_bytes(data)
+
+
+def changed(manifest: Path, **fields: object) -> None:
+    """Other fields in state.json; None: the field is missing."""
+    data = json.loads(manifest.read_text()) | fields
+    manifest.write_text(json.dumps({key: one for key, one in data.items() if one is not None}))
+
+
+DAMAGES = {
+    "missing": (lambda state, part: part.unlink(), "PART: is missing; the state is damaged"),
+    "torn": (
+        lambda state, part: part.write_bytes(part.read_bytes()[:100]),
+        "PART: has 100 bytes instead of",
+    ),
+    "flipped": (lambda state, part: flipped(part), "PART: is not as it was written; the state is"),
+    "flipped metadata": (
+        lambda state, part: flipped(state / ".metadata"),
+        "STATE/.metadata: is not as it was written; the state is damaged",
+    ),
+    "metadata of zeros": (
+        lambda state, part: (state / ".metadata").write_bytes(
+            bytes((state / ".metadata").stat().st_size)
+        ),
+        "STATE/.metadata: is not as it was written; the state is damaged",
+    ),
+    "a list": (
+        lambda state, part: (state / MANIFEST).write_text("[]"),
+        "STATE/state.json: expected StateManifest, got []; delete it",
+    ),
+    "no files": (
+        lambda state, part: changed(state / MANIFEST, files=None),
+        "STATE/state.json: StateManifest lacks the field 'files'; delete it",
+    ),
+    "another step": (
+        lambda state, part: changed(state / MANIFEST, step=3),
+        "STATE/state.json: step=3 is not the folder's; delete it",
+    ),
+    "of another run": (
+        lambda state, part: changed(state / MANIFEST, run="ffffffff"),
+        "state of run ffffffff, expected 0123abcd; delete it",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_state_is_told(run, stopped, tmp_path, damage):
     folder = tmp_path / "run"
     shutil.copytree(stopped, folder)
     part = sorted((folder / RANKS_STATE).glob("*/*.distcp"))[1]
-    manifest = part.parent / MANIFEST
-    if damage == "missing":
-        part.unlink()
-    elif damage == "torn":
-        part.write_bytes(part.read_bytes()[:100])
-    else:
-        manifest.write_text(manifest.read_text().replace(run.digest, "ffffffff"))
+    make, told = DAMAGES[damage]
+    make(part.parent, part)
     assert finish_ranks(start_ranks(Layout(ranks=1), train_rank, run, folder)) == [1]
-    told = {
-        "missing": f"{part}: is missing; the state is damaged: delete it",
-        "torn": f"{part}: has 100 bytes instead of",
-        "of another run": "state of run ffffffff, expected 0123abcd; delete it",
+    told = told.replace("PART", str(part)).replace("STATE", str(part.parent))
+    found = (folder / error_file(0)).read_text()
+    assert f"UserError: {told}" in found or told in found.splitlines()[-1]
+
+
+def test_a_state_from_before_there_were_checksums_is_read(run, whole, stopped, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    (manifest,) = (folder / RANKS_STATE).glob(f"*/{MANIFEST}")
+    assert set(json.loads(manifest.read_text())["sha256"]) == {
+        file.name for file in manifest.parent.iterdir() if file != manifest
     }
-    assert told[damage] in (folder / error_file(0)).read_text()
+    changed(manifest, sha256=None)
+    run_ranks(Layout(ranks=1), train_rank, run, folder)
+    assert losses(folder) == pytest.approx(losses(whole), abs=2e-5)
 
 
 def test_a_node_without_space_is_told_with_its_rank_and_the_run_goes_on(run, whole, tmp_path):
