@@ -61,6 +61,9 @@ MOST_GLOBAL_PARTS = 1_000
 _LINE = re.compile(r"\bline \d+")
 """Where in the file, as tracebacks say: another layout is no other behaviour."""
 
+_FILE_LINE = re.compile(r"""(File "[^"\n]*", line) \d+""")
+"""The same on standard output, where doctest writes; other numbers there are the program's own."""
+
 _PLAIN = bool, int, float, complex, types.NoneType, str, bytes, list, tuple, dict, set, frozenset
 
 _ANY = BaseException
@@ -91,7 +94,7 @@ def main(text: str) -> None:
     # Warnings name lines and their text.
     warnings.showwarning = lambda *arguments, **options: None
     builtins.open = _open
-    os.stat = _stat
+    _refuse_descriptors()
     signal.signal(signal.SIGVTALRM, _time_is_up)
     random.seed(job["seed"])
     module = types.ModuleType(job["name"])
@@ -156,7 +159,7 @@ def _observe(action: Any, seconds: float) -> dict[str, Any]:
         "time_up": up,
         "absent": Absent.touched,
         "opaque": encoding.opaque,
-        "printed": ADDRESS.sub("0x", printed.getvalue()),
+        "printed": _FILE_LINE.sub(r"\1", ADDRESS.sub("0x", printed.getvalue())),
         "errors": _LINE.sub("line", ADDRESS.sub("0x", errors.getvalue())),
     }
 
@@ -183,11 +186,21 @@ def _open(file: Any, *arguments: Any, **options: Any) -> Any:
     return io.open(file, *arguments, **options)  # noqa: UP020
 
 
-def _stat(path: Any, *arguments: Any, look: Any = os.stat, **options: Any) -> Any:
-    """Look at a file by its name: which descriptors are open differs from run to run."""
-    if isinstance(path, int):
-        raise OSError(errno.EBADF, "a number is no file name")
-    return look(path, *arguments, **options)
+def _refuse_descriptors() -> None:
+    """Let `os.stat`, `os.listdir` and all that take a descriptor take names alone: which descriptors
+    are open differs from run to run."""
+    for name, function in list(vars(os).items()):
+        if callable(function) and function in os.supports_fd:
+            setattr(os, name, _by_name(function))
+
+
+def _by_name(function: Any) -> Any:
+    def named(*arguments: Any, **options: Any) -> Any:
+        if isinstance(options.get("path", arguments[0] if arguments else None), int):
+            raise OSError(errno.EBADF, "a number is no file name")
+        return function(*arguments, **options)
+
+    return named
 
 
 def _run(source: str, names: dict[str, Any]) -> None:
