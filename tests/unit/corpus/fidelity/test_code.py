@@ -61,7 +61,7 @@ SAME = [
      "def f(n: int):\n    return None\n"),
     ("a doctest's report in another layout",
      'def f(n):\n    """\n    >>> f(1)\n    3\n    """\n    return n\nimport doctest\ndoctest.testmod()\n',
-     '\n\n\ndef f(n):\n    """\n    >>> f(1)\n    3\n    """\n    return n\n\nimport doctest\ndoctest.testmod()\n'),
+     '\ndef f(n):\n    """\n    >>> f(1)\n    3\n    """\n    return n\nimport doctest\ndoctest.testmod()\n'),
     ("objects of equal attributes",
      "class a_b:\n    def __init__(self, v):\n        self.my_v = v\ndef f(n: int):\n    return a_b(n)\n",
      "class AB:\n    def __init__(self, v):\n        self.myV = v\ndef f(n: int):\n    return AB(n)\n"),
