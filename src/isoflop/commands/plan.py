@@ -29,6 +29,36 @@ ExpertParallel = Annotated[
 TensorParallel = Annotated[
     int, typer.Option(min=1, help="Ranks that compute heads, widths and vocabulary together.")
 ]
+FusedExperts = Annotated[
+    bool | None,
+    typer.Option(
+        "--fused-experts/--no-fused-experts",
+        help="Memory where float32 experts go in one pass, or not. Default: as on this processor.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Play the schedule through on so many workers or GPUs."),
+]
+Measured = Annotated[
+    Path | None,
+    typer.Option(help="For --workers: a study with these cells, whose run times are used."),
+]
+FlopsPerSecond = Annotated[
+    float | None, typer.Option(min=1, help="For --workers: speed of one worker or GPU.")
+]
+PricePerHour = Annotated[
+    float | None, typer.Option(min=0, help="For --workers: of one worker or GPU.")
+]
+GpuMemory = Annotated[
+    float | None,
+    typer.Option(
+        min=1,
+        help="For --workers: choose each cell's nodes and Megatron-LM layout by this memory of a "
+        "GPU; --ranks is then the fewest GPUs of a run.",
+    ),
+]
+GpusPerNode = Annotated[int, typer.Option(min=1, help="For --gpu-memory-gb.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -95,36 +125,13 @@ def plan_command(
     shard: Shard = 1,
     expert_parallel: ExpertParallel = 1,
     tensor_parallel: TensorParallel = 1,
-    fused_experts: Annotated[
-        bool | None,
-        typer.Option(
-            "--fused-experts/--no-fused-experts",
-            help="Memory where float32 experts go in one pass, or not. Default: as on this processor.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Play the schedule through on so many workers or GPUs."),
-    ] = None,
-    measured: Annotated[
-        Path | None,
-        typer.Option(help="For --workers: a study with these cells, whose run times are used."),
-    ] = None,
-    flops_per_second: Annotated[
-        float | None, typer.Option(min=1, help="For --workers: speed of one worker or GPU.")
-    ] = None,
-    price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="For --workers: of one worker or GPU.")
-    ] = None,
-    gpu_memory_gb: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            help="For --workers: choose each cell's nodes and Megatron-LM layout by this memory of a "
-            "GPU; --ranks is then the fewest GPUs of a run.",
-        ),
-    ] = None,
-    gpus_per_node: Annotated[int, typer.Option(min=1, help="For --gpu-memory-gb.")] = 8,
+    fused_experts: FusedExperts = None,
+    workers: Workers = None,
+    measured: Measured = None,
+    flops_per_second: FlopsPerSecond = None,
+    price_per_hour: PricePerHour = None,
+    gpu_memory_gb: GpuMemory = None,
+    gpus_per_node: GpusPerNode = 8,
 ) -> None:
     """The family: parameters, FLOPs, tokens, memory and estimated time, before anything is run.
 

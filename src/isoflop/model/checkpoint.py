@@ -6,6 +6,7 @@
 safetensors rather than pickle: a checkpoint from elsewhere cannot run code.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,26 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
     Raises:
         UserError: no space left, or no permission.
     """
+    folder = writing_folder(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     try:
+        whole = folder / path.name
+        save_file({name: value.contiguous() for name, value in tensors.items()}, whole, metadata)
         with atomic_file(path) as part:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
+            whole.replace(part)
     except SafetensorError as error:
         raise UserError(
             f"{path}: cannot write the weights: {error}; free space and run again"
         ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def writing_folder(path: Path) -> Path:
+    """Where a safetensors file is written before it gets its name. A folder of its own, since
+    safetensors writes to a file of a random name, which a killed process leaves behind."""
+    return path.with_name(f"{path.name}.writing")
 
 
 def checkpoint_folder(path: Path) -> Path:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from isoflop.config import UserError, from_dict
-from isoflop.model.checkpoint import copy_into, load_tensors, save_tensors
+from isoflop.model.checkpoint import copy_into, load_tensors, save_tensors, writing_folder
 from isoflop.records import LossRow, StepRow, TimingRow, flush_to_disk, row_to_line, write_rows
 
 RowFiles = Mapping[str, type]
@@ -86,6 +86,7 @@ def forget_state(folder: Path) -> None:
     """Delete what a run goes on from, of one process and of several ranks; only once the run's folder is
     marked as complete: a kill before that would repeat the whole run."""
     (folder / STATE_FILE).unlink(missing_ok=True)
+    shutil.rmtree(writing_folder(folder / STATE_FILE), ignore_errors=True)
     shutil.rmtree(folder / RANKS_STATE, ignore_errors=True)
 
 

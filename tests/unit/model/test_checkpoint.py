@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from isoflop.config import UserError, digest
-from isoflop.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from isoflop.model.checkpoint import (
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+    writing_folder,
+)
 from isoflop.model.config import ModelConfig
 from isoflop.model.transformer import Transformer
 
@@ -148,3 +154,11 @@ def test_a_checkpoint_written_before_a_field_was_added_still_opens(tmp_path):
     tensors, _ = load_tensors(folder / "model.safetensors")
     save_tensors(folder / "model.safetensors", tensors, {"config": digest(data)})
     assert load_checkpoint(folder).config == config()
+
+
+def test_what_a_killed_process_left_of_a_file_is_gone_with_the_next(tmp_path):
+    left = writing_folder(tmp_path / "model.safetensors")
+    left.mkdir()
+    (left / ".tmpAbCdEf").write_bytes(b"half")
+    save_tensors(tmp_path / "model.safetensors", {"head": torch.ones(2)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

@@ -187,6 +187,16 @@ class Command:
             time.sleep(0.05)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C reaches processes started here, also where tests run in a shell's background, which
+    ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_study_killed_again_and_again_leaves_the_same_bytes(finished, tmp_path):
     """The whole tree while preparing; the parent alone in training; Ctrl-C in evaluation."""
     texts = Path(finished.experiment.corpus.sources[2].path).parent
