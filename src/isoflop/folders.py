@@ -12,6 +12,7 @@ the kernel drops when the process dies.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -123,6 +124,12 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "system": platform.platform(),
         "commit": _commit(),
     }
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _processor() -> str | None:

@@ -18,7 +18,7 @@ from isoflop.bench.shapes import WARM_UP_MODEL, Shape, cpu_model, paper_model
 from isoflop.bench.text import Text
 from isoflop.config import UserError
 from isoflop.design.estimate import FLOAT32_BYTES, MemoryEstimate, estimate_memory
-from isoflop.model.ops.products import float32_tiles_available
+from isoflop.design.processor import fuses_experts
 from isoflop.model.router import RouterStatistics
 from isoflop.model.transformer import Transformer, next_token_loss
 from isoflop.train.engine import build_model, choose_engine
@@ -56,7 +56,7 @@ class MemoryCase:
             micro_batch_tokens=self.shape.batch_tokens,
             precision=self.precision,
             recompute=self.recompute,
-            fused_experts=float32_tiles_available(),
+            fused_experts=fuses_experts(),
         )
 
 

@@ -1,6 +1,7 @@
 """`isoflop plan`: what a family costs, what its ranks need and send, and when its runs would end."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -259,7 +260,7 @@ def _layouts(experiment, asked: Machines, layout):  # type: ignore[no-untyped-de
     Raises:
         UserError: a cell fits on no layout of so many GPUs, or ranks are not whole nodes.
     """
-    from isoflop.megatron.layout import fewest_nodes, gpu_bytes
+    from isoflop.megatron.layout import choose_layout, fewest_nodes, gpu_bytes
 
     assert asked.gpu_memory_gb is not None
     ranks = asked.gpus_per_node if layout is None else layout.ranks
@@ -272,16 +273,20 @@ def _layouts(experiment, asked: Machines, layout):  # type: ignore[no-untyped-de
         raise UserError("--gpu-memory-gb chooses the layout: leave --shard and the like out")
     train, found, refused = experiment.train, {}, []
     for cell in experiment.cells:
+        choose = partial(
+            choose_layout,
+            cell.model,
+            gpus_per_node=asked.gpus_per_node,
+            gpu_memory_bytes=asked.gpu_memory_gb * 1e9,
+            batch_sequences=train.batch_sequences,
+            sequence_length=train.sequence_length,
+            cell=cell.name,
+        )
         try:
             chosen = fewest_nodes(
-                cell.model,
+                choose,
                 least_nodes=ranks // asked.gpus_per_node,
                 most_nodes=asked.workers // asked.gpus_per_node,
-                gpus_per_node=asked.gpus_per_node,
-                gpu_memory_bytes=asked.gpu_memory_gb * 1e9,
-                batch_sequences=train.batch_sequences,
-                sequence_length=train.sequence_length,
-                cell=cell.name,
             )
         except UserError as error:
             refused.append(str(error))

@@ -37,6 +37,7 @@ from isoflop.corpus.probes.texts import ProbeTexts
 from isoflop.corpus.readers import Record, read_text, text_files, text_path
 from isoflop.corpus.seeds import HASH_BITS, stable_hash
 from isoflop.corpus.stdlib import read_stdlib, stdlib_files, stdlib_root
+from isoflop.folders import file_digest
 from isoflop.records import (
     Document,
     SetAside,
@@ -236,5 +237,5 @@ def _files_digest(files: Iterable[tuple[str, Path]]) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    with whole_file(path, "give an existing file that may be read"), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with whole_file(path, "give an existing file that may be read"):
+        return file_digest(path)

@@ -5,7 +5,8 @@ bfloat16 weight 2, float32 gradient 4, and float32 weight and two moments, 12, c
 data-parallel GPUs.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from isoflop.config import UserError
 from isoflop.design.estimate import layer_bytes_per_token
@@ -142,7 +143,7 @@ def choose_layout(
                     continue
                 needed = gpu_bytes(model, layout, sequence_length)
                 if needed <= FREE_SHARE * gpu_memory_bytes:
-                    return replace(layout)
+                    return layout
                 smallest = needed if smallest is None else min(smallest, needed)
     raise UserError(
         f"{cell}: no layout on {nodes} nodes x {gpus_per_node} GPUs of {gpu_memory_bytes / 1e9:.0f} GB "
@@ -155,17 +156,10 @@ def choose_layout(
 
 
 def fewest_nodes(
-    model: ModelConfig,
-    *,
-    least_nodes: int,
-    most_nodes: int,
-    gpus_per_node: int,
-    gpu_memory_bytes: float,
-    batch_sequences: int,
-    sequence_length: int,
-    cell: str = "model",
+    choose: Callable[..., MegatronLayout], *, least_nodes: int, most_nodes: int
 ) -> MegatronLayout:
-    """`choose_layout` on `least_nodes`, doubled while nothing fits.
+    """What `choose(nodes=n)` gives, `choose_layout` with all else given, for the first n that fits:
+    `least_nodes`, then twice as many, and so on.
 
     Raises:
         UserError: nothing fits on `most_nodes` either.
@@ -173,15 +167,7 @@ def fewest_nodes(
     nodes = least_nodes
     while True:
         try:
-            return choose_layout(
-                model,
-                nodes=nodes,
-                gpus_per_node=gpus_per_node,
-                gpu_memory_bytes=gpu_memory_bytes,
-                batch_sequences=batch_sequences,
-                sequence_length=sequence_length,
-                cell=cell,
-            )
+            return choose(nodes=nodes)
         except UserError:
             nodes *= 2
             if nodes > most_nodes:

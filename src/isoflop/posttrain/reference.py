@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from isoflop.config import UserError, digest, to_dict
-from isoflop.evaluate.tasks.run import file_digest
+from isoflop.folders import file_digest
 from isoflop.model.checkpoint import load_checkpoint
 from isoflop.model.config import ModelConfig
 from isoflop.model.huggingface.export import checkpoint_config

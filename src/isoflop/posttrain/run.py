@@ -12,8 +12,7 @@ import torch
 from isoflop.allocator import keep_freed_memory
 from isoflop.config import UserError
 from isoflop.evaluate.tasks.load import problems_digest
-from isoflop.evaluate.tasks.run import file_digest
-from isoflop.folders import StageFolder, stage_folder, working_in
+from isoflop.folders import StageFolder, file_digest, stage_folder, working_in
 from isoflop.posttrain.config import GrpoConfig
 from isoflop.posttrain.loop import GrpoRun, Progress, train_grpo
 from isoflop.posttrain.page import write_page

@@ -1,6 +1,7 @@
 """How many GPUs a cell needs by their memory, and what the whole paper would take."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -23,7 +24,9 @@ GIVEN = {
 @pytest.mark.parametrize("cell", [SMALL, "d1024-E256-k4-26.0B-A670M", LARGE])
 def test_the_fewest_nodes_fit_and_half_of_them_do_not(cell, gigabytes):
     memory = {"gpu_memory_bytes": gigabytes * 1e9, **GIVEN}
-    layout = fewest_nodes(MODELS[cell], least_nodes=1, most_nodes=64, **memory)
+    layout = fewest_nodes(
+        partial(choose_layout, MODELS[cell], **memory), least_nodes=1, most_nodes=64
+    )
     assert gpu_bytes(MODELS[cell], layout, SEQUENCE_LENGTH) <= FREE_SHARE * gigabytes * 1e9
     assert layout == choose_layout(MODELS[cell], nodes=layout.nodes, **memory)
     if layout.nodes > 1:
@@ -33,10 +36,11 @@ def test_the_fewest_nodes_fit_and_half_of_them_do_not(cell, gigabytes):
 
 def test_no_more_nodes_are_tried_than_there_are():
     memory = {"gpu_memory_bytes": 141e9, **GIVEN}
-    assert fewest_nodes(MODELS[LARGE], least_nodes=1, most_nodes=3, **memory).nodes == 2
+    large, small = (partial(choose_layout, MODELS[cell], **memory) for cell in (LARGE, SMALL))
+    assert fewest_nodes(large, least_nodes=1, most_nodes=3).nodes == 2
     with pytest.raises(UserError, match="no layout on 1 nodes"):
-        fewest_nodes(MODELS[LARGE], least_nodes=1, most_nodes=1, **memory)
-    assert fewest_nodes(MODELS[SMALL], least_nodes=4, most_nodes=64, **memory).nodes == 4
+        fewest_nodes(large, least_nodes=1, most_nodes=1)
+    assert fewest_nodes(small, least_nodes=4, most_nodes=64).nodes == 4
 
 
 def planned(words, monkeypatch, capsys):

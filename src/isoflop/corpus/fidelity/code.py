@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from isoflop.corpus.fidelity.arguments import Call, calls_for
-from isoflop.corpus.fidelity.functions import Match, functions_of, match_functions, words_of
+from isoflop.corpus.fidelity.functions import Match, functions_of, match_functions
 from isoflop.corpus.fidelity.observations import (
     Judgement,
     Seen,
@@ -29,6 +29,7 @@ from isoflop.corpus.fidelity.observations import (
     reports_in,
 )
 from isoflop.corpus.fidelity.result import FidelityRow, FunctionFidelity
+from isoflop.corpus.fidelity.values import words_of
 from isoflop.corpus.rewrite.python_source import tree_of
 from isoflop.corpus.rows import TextRow
 from isoflop.sandbox import Limits, Outcome, Program, Sandbox

@@ -4,6 +4,8 @@ import ast
 from dataclasses import dataclass
 from typing import Literal
 
+from isoflop.corpus.fidelity.values import words_of
+
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 How = Literal["same name", "same words", "same place", "none"]
@@ -79,15 +81,6 @@ def functions_of(tree: ast.Module) -> list[Function]:
     """The module's functions in order; of two of one name the last, which is what a caller gets."""
     last = {node.name: node for node in tree.body if isinstance(node, FunctionNode)}
     return [_function(node) for node in tree.body if last.get(getattr(node, "name", "")) is node]
-
-
-def words_of(name: str) -> str:
-    """A name without the choice between snake_case and camelCase.
-
-    >>> words_of("removeOcc") == words_of("remove_occ") == words_of("remove_Occ")
-    True
-    """
-    return name.replace("_", "").lower()
 
 
 def match_functions(before: list[Function], after: list[Function]) -> list[Match]:

@@ -30,7 +30,7 @@ from isoflop.corpus.fidelity.values import (
     AbsentFinder,
     Encoding,
     encode,
-    words,
+    words_of,
 )
 
 MARK = "\x1eisoflop-fidelity "
@@ -169,13 +169,13 @@ def _globals(module: types.ModuleType, names: list[str]) -> dict[str, Any]:
     found = {}
     encoding = Encoding(MOST_GLOBAL_PARTS)
     for name, value in list(vars(module).items()):
-        if words(name) in names and isinstance(value, _PLAIN):
+        if words_of(name) in names and isinstance(value, _PLAIN):
             encoding.opaque = False
             encoded = encoding.of(value)
             if encoding.left < 0:
                 return {}
             if not encoding.opaque:
-                found[words(name)] = encoded
+                found[words_of(name)] = encoded
     return found
 
 

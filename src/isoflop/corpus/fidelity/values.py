@@ -145,7 +145,7 @@ class Encoding:
         if isinstance(value, bytes | bytearray | memoryview):
             return ["bytes", bytes(value).hex()]
         if isinstance(value, type):
-            return ["class", words(value.__name__)]
+            return ["class", words_of(value.__name__)]
         if id(value) in self._path:
             return ["cycle", len(self._path) - self._path.index(id(value))]
         if self.left < 0 or len(self._path) >= DEEPEST:
@@ -171,7 +171,7 @@ class Encoding:
 
     def _of_object(self, value: Any) -> Any:
         """By what pickling would take of it: that is how Python itself tells an object's value."""
-        name = words(type(value).__name__)
+        name = words_of(type(value).__name__)
         if isinstance(value, types.FunctionType):
             return self._unknown(name)
         try:
@@ -179,7 +179,7 @@ class Encoding:
         except _ERRORS:
             return self._unknown(name)
         if isinstance(made, str):
-            return ["global", words(made)]
+            return ["global", words_of(made)]
         _, arguments, state, items, pairs = (*made, None, None, None)[:5]
         attributes = state if isinstance(state, tuple) else (state,)
         return [
@@ -190,7 +190,7 @@ class Encoding:
     def _attributes(self, state: Any) -> Any:
         if not isinstance(state, dict):
             return self.of(state)
-        return _sorted([[words(str(name)), self.of(value)] for name, value in state.items()])
+        return _sorted([[words_of(str(name)), self.of(value)] for name, value in state.items()])
 
     def _each(self, values: Any) -> list[Any]:
         encoded = []
@@ -223,6 +223,10 @@ def _sorted(items: list[Any]) -> list[Any]:
     return sorted(items, key=json.dumps)
 
 
-def words(name: str) -> str:
-    """A name without the choice between snake_case and camelCase."""
+def words_of(name: str) -> str:
+    """A name without the choice between snake_case and camelCase.
+
+    >>> words_of("removeOcc") == words_of("remove_occ") == words_of("remove_Occ")
+    True
+    """
     return name.replace("_", "").lower()

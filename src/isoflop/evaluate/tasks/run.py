@@ -13,7 +13,6 @@ Run again, the files hold the same bytes as without the kill: the digest covers 
 problems and the decoding, and what shares a batch does not depend on where the run was stopped.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,14 +24,11 @@ from isoflop.evaluate.tasks.ask import Examinee, ask
 from isoflop.evaluate.tasks.problem import LoadedTask
 from isoflop.evaluate.tasks.results import TaskItemRow, TaskScoreRow
 from isoflop.evaluate.tasks.summary import join_audit, summarise
-from isoflop.folders import stage_folder, working_in
+from isoflop.folders import file_digest, stage_folder, working_in
 from isoflop.records import read_rows, write_rows
 
 PART_ITEMS = 128
 """Problems between two moments at which work is kept. Chosen."""
-
-HASH_BYTES = 2**20
-"""Read at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +97,6 @@ def run_task(
         folder.finish()
         shutil.rmtree(path / "parts", ignore_errors=True)
     return score, folder.path
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    state = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(HASH_BYTES):
-            state.update(data)
-    return state.hexdigest()
 
 
 def _parts(

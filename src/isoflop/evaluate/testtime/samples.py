@@ -26,10 +26,9 @@ from isoflop.evaluate.sampling.samples import Request, Sample
 from isoflop.evaluate.tasks.ask import Examinee
 from isoflop.evaluate.tasks.fit import Fitted, fit
 from isoflop.evaluate.tasks.problem import LoadedTask
-from isoflop.evaluate.tasks.run import file_digest
 from isoflop.evaluate.tasks.score import score_samples
 from isoflop.evaluate.testtime.rows import SampleRow
-from isoflop.folders import stage_folder, working_in
+from isoflop.folders import file_digest, stage_folder, working_in
 from isoflop.graders import Grade
 from isoflop.records import SetAside, read_rows, storable, storable_or_none, write_rows, write_text
 

@@ -15,6 +15,9 @@ from isoflop.model.config import MAX_SEQUENCE_LENGTH, ModelConfig, RouterOrder
 
 ARCHITECTURE = "MixtralForCausalLM"
 
+LARGEST_NUMBER = 1e30
+"""What a float32, in which these are computed, still holds."""
+
 ORDER_FIELD = "isoflop_router_order"
 """Of our exports alone, which transformers keeps and does not read: with k = E both orders give one
 answer, and the checkpoint should come back with its own."""
@@ -282,10 +285,6 @@ def _number(data: dict[str, Any], name: str, default: float, path: Path) -> floa
     if type(value) not in (int, float) or abs(value) > LARGEST_NUMBER or math.isnan(value):
         raise UserError(f"{path}: {name}={value!r:.40} must be a finite number")
     return float(value)
-
-
-LARGEST_NUMBER = 1e30
-"""What a float32, in which these are computed, still holds."""
 
 
 def _notes(data: dict[str, Any]) -> tuple[str, ...]:

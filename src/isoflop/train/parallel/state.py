@@ -8,7 +8,6 @@ The newest whole state counts; what a kill left unfinished is deleted at the nex
 are treated as in `isoflop.train.state`, by rank 0.
 """
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from isoflop.config import UserError, from_dict, to_dict
+from isoflop.folders import file_digest
 from isoflop.model.checkpoint import STEP_PREFIX
 from isoflop.records import flush_to_disk, read_json, write_text
 from isoflop.train.parallel.fused import read_across
@@ -80,7 +80,9 @@ def save_ranks_state(
     except CheckpointException as error:
         raise _told(error, place, "written; free space and run again") from None
     # Each rank of its own files, which are still in its memory.
-    checksums = ranks.together({file.name: _sha256(file) for file in _written(place, ranks.rank)})
+    checksums = ranks.together(
+        {file.name: file_digest(file) for file in _written(place, ranks.rank)}
+    )
     if ranks.rank == 0:
         manifest = StateManifest(
             step=step,
@@ -149,16 +151,11 @@ def _checked(place: Path, ranks: OverRanks, run_digest: str) -> int:
             raise UserError(f"{place / name}: {what}; the state is damaged: {REMEDY}")
     share = sorted(manifest.files)[ranks.rank :: ranks.layout.ranks]
     for name in share if manifest.sha256 is not None else ():
-        if _sha256(place / name) != (manifest.sha256 or {}).get(name):
+        if file_digest(place / name) != (manifest.sha256 or {}).get(name):
             raise UserError(
                 f"{place / name}: is not as it was written; the state is damaged: {REMEDY}"
             )
     return manifest.step
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _files(place: Path) -> list[Path]:
